@@ -1,0 +1,116 @@
+"""Settings turned into the plain numbers that compiled kernels read, computed once, here.
+
+Every constant that a kernel multiplies with is rounded in this file and nowhere else, so that no
+two kernels can round it differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from atc_backtest.config import AtcConfig
+from atc_backtest.growth import growth
+from atc_backtest.kernels.protocol import F64, I64, StreamLayout, thresholds
+
+EMA, HMA, WMA, DEMA, LSMA, KAMA = range(6)
+
+
+@dataclass(frozen=True)
+class StreamConstants:
+    """Of one stream; [6, 9] by family and length, in summing order."""
+
+    alpha: F64
+    """2 / (L+1)."""
+    sma: F64
+    """1 / L."""
+    wma: F64
+    """1 / (L(L+1)/2)."""
+    lsma_w: F64
+    """3 / (L(L+1)/2)."""
+    lsma_s: F64
+    """2 / L."""
+    half: I64
+    """[9] L // 2 of the HMA lengths."""
+    hma_half: F64
+    """[9] 2 / (h(h+1)/2), h = half."""
+    hma_smooth: F64
+    """[9] 1 / (w(w+1)/2), w = layout.smooth."""
+
+    @classmethod
+    def of(cls, layout: StreamLayout) -> StreamConstants:
+        lengths = layout.lengths
+        half = lengths[HMA] // 2
+        return cls(
+            alpha=2.0 / (lengths + 1),
+            sma=1.0 / lengths,
+            wma=1.0 / _triangle(lengths),
+            lsma_w=3.0 / _triangle(lengths),
+            lsma_s=2.0 / lengths,
+            half=half,
+            hma_half=2.0 / _triangle(half),
+            hma_smooth=1.0 / _triangle(layout.smooth),
+        )
+
+
+def _triangle(n: I64) -> F64:
+    return (n * (n + 1) // 2).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class MemberConstants:
+    """Of the configurations that share a stream; first axis: the member."""
+
+    config: I64
+    """[members] index of the configuration in the state and in the outputs."""
+    cutout: I64
+    keep: F64
+    """d = 1 - decay / 100."""
+    weights: F64
+    """[members, 6] layer-2 starting equities."""
+    up: I64
+    """A layer-1 signal q/100 votes +1 iff q > up, -1 iff q < down."""
+    down: I64
+    growth_row: I64
+    """Which row of `growth` is this member's; members with equal growth share one."""
+    growth_start: I64
+    growth_last: I64
+    """g at k bars after the cutout is growth[growth_row, min(k - growth_start, growth_last)]."""
+    growth: F64
+    """[rows, longest]; a row stops where growth does, or at the last bar of this call."""
+
+    @classmethod
+    def of(cls, configs: Sequence[AtcConfig], members: Sequence[int], bars: I64, n_bars: int) -> MemberConstants:
+        """For a call that advances symbols which have seen `bars` bars by at most `n_bars`."""
+        chosen = [configs[m] for m in members]
+        votes = [thresholds(c) for c in chosen]
+        first, last = int(bars.min()), int(bars.max()) + n_bars
+        spans = [_growth_span(c, first, last) for c in chosen]
+        rows = {key: row for row, key in enumerate(dict.fromkeys(spans))}
+        table = np.ones((len(rows), max(stop - start for _, _, start, stop in spans)))
+        for (lambda_, horizon, start, stop), row in rows.items():
+            table[row, : stop - start] = growth(lambda_, horizon, start, stop)
+        return cls(
+            config=np.array(members, dtype=np.int64),
+            cutout=np.array([c.cutout for c in chosen], dtype=np.int64),
+            keep=np.array([1 - c.decay / 100 for c in chosen], dtype=np.float64),
+            weights=np.array([list(c.weights) for c in chosen], dtype=np.float64),
+            up=np.array([up for up, _ in votes], dtype=np.int64),
+            down=np.array([down for _, down in votes], dtype=np.int64),
+            growth_row=np.array([rows[span] for span in spans], dtype=np.int64),
+            growth_start=np.array([start for _, _, start, _ in spans], dtype=np.int64),
+            growth_last=np.array([stop - start - 1 for _, _, start, stop in spans], dtype=np.int64),
+            growth=table,
+        )
+
+
+def _growth_span(config: AtcConfig, first: int, last: int) -> tuple[float, int | None, int, int]:
+    """The growth that bars first..last-1 need: (lambda, horizon, start, stop) after the cutout."""
+    start = max(first - config.cutout, 0)
+    stop = max(last - config.cutout, start + 1)
+    if config.growth_horizon is not None:
+        start = min(start, config.growth_horizon)
+        stop = min(stop, config.growth_horizon + 1)
+    return config.lambda_, config.growth_horizon, start, stop
