@@ -1,0 +1,42 @@
+"""The table of kernels: a name gives a kernel, or says why it is unavailable and what brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from atc_backtest.errors import ConfigError, UnavailableError
+from atc_backtest.kernels.protocol import Kernel
+
+
+def _rust() -> Kernel:
+    from atc_backtest.kernels.rust import RustKernel
+
+    return RustKernel()
+
+
+def _numba() -> Kernel:
+    from atc_backtest.kernels.numba_cpu import NumbaKernel
+
+    return NumbaKernel()
+
+
+def _reference() -> Kernel:
+    from atc_backtest.kernels.reference import ReferenceKernel
+
+    return ReferenceKernel()
+
+
+KERNELS: dict[str, Callable[[], Kernel]] = {"rust": _rust, "numba": _numba, "reference": _reference}
+"""Fastest first. Making one raises `UnavailableError` (with the remedy) where it is not installed."""
+
+
+def get_kernel(name: str = "auto") -> Kernel:
+    """The kernel of that name; `auto`: Rust, or Numba where the Rust extension was not built."""
+    if name == "auto":
+        try:
+            return _rust()
+        except UnavailableError:
+            return _numba()
+    if name not in KERNELS:
+        raise ConfigError(f"unknown kernel {name!r}: choose one of auto, {', '.join(KERNELS)}.")
+    return KERNELS[name]()
