@@ -83,6 +83,16 @@ def _boolean(name: str, value: object) -> None:
         raise _fail(name, value, "true or false")
 
 
+def _as_float(value: Any) -> Any:
+    return float(value) if type(value) is int else value
+
+
+def _as_floats(config: Any, *names: str) -> None:
+    """2 and 2.0 are one setting, so that equal settings print and hash alike."""
+    for name in names:
+        object.__setattr__(config, name, _as_float(getattr(config, name)))
+
+
 @dataclass(frozen=True)
 class AtcConfig:
     """The indicator's parameters; names, defaults and limits are the specification's.
@@ -104,6 +114,8 @@ class AtcConfig:
     profile: str = "enhance"
 
     def __post_init__(self) -> None:
+        _as_floats(self, "lambda_", "decay", "long_threshold", "short_threshold")
+        object.__setattr__(self, "weights", PerFamily(*(_as_float(w) for w in self.weights)))
         _choice("robustness", self.robustness, tuple(OFFSETS))
         widest = OFFSETS[self.robustness][-1]
         for family, length in zip(FAMILIES, self.lengths, strict=True):
@@ -152,6 +164,7 @@ class ExecutionConfig:
     start_equity: float = 10_000.0
 
     def __post_init__(self) -> None:
+        _as_floats(self, "fee_bps", "slippage_bps", "size", "start_equity")
         _choice("fill", self.fill, ("auto", "next_open", "next_close", "close"))
         _number("fee_bps", self.fee_bps, 0.0, 10_000.0)
         _number("slippage_bps", self.slippage_bps, 0.0, 9_999.0)
@@ -181,6 +194,7 @@ class RunConfig:
     mar: float = 0.0
 
     def __post_init__(self) -> None:
+        _as_floats(self, "bars_per_year", "rf", "mar")
         _choice("source", self.source, SOURCES)
         if self.eval_start is not None:
             self.eval_start_ns()
@@ -214,7 +228,7 @@ class RunConfig:
         lines: list[str] = []
         for section, values in self.to_dict().items():
             lines.append(f"[{section}]")
-            for key, value in _flatten(values):
+            for key, value in flatten(values):
                 if value is None and key != "growth_horizon":
                     continue
                 lines.append(f"{key} = {_toml_value(value)}")
@@ -232,10 +246,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and plain values of nested settings, in order."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -247,7 +262,7 @@ def _toml_value(value: Any) -> str:
 
 
 SECTION_OF: dict[str, str] = {
-    key: section for section, values in RunConfig().to_dict().items() for key, _ in _flatten(values)
+    key: section for section, values in RunConfig().to_dict().items() for key, _ in flatten(values)
 }
 """Every setting's dotted name (`lengths.ema`, `fee_bps`, ...) and the TOML section it stands in."""
 

@@ -33,13 +33,13 @@ def growth(lambda_: float, horizon: int | None, start: int, stop: int) -> F64:
     if horizon is not None and horizon <= 10**6:
         k = np.minimum(np.arange(start, stop), horizon)
         return _table(lambda_, horizon)[k] if k.size else np.empty(0)
-    k = np.arange(start, stop)
-    return _exp(lambda_ / 1000 * (k if horizon is None else np.minimum(k, horizon)))
+    k = np.arange(start, stop) if horizon is None else np.minimum(np.arange(start, stop), horizon)
+    return _exp(lambda_ / 1000 * k.astype(np.float64))
 
 
 @lru_cache(maxsize=64)
 def _table(lambda_: float, horizon: int) -> F64:
-    table = _exp(lambda_ / 1000 * np.arange(horizon + 1))
+    table = _exp(lambda_ / 1000 * np.arange(horizon + 1, dtype=np.float64))
     table.flags.writeable = False
     return table
 

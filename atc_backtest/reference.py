@@ -68,7 +68,8 @@ def dema(x: F64, length: int, profile: str) -> F64:
         start = int(defined[0])
         second[start] = first[start]
         second = _follow(second, first, start, length)
-    return 2 * first - second
+    values: F64 = 2 * first - second
+    return values
 
 
 def _follow(values: F64, x: F64, start: int, length: int) -> F64:
@@ -180,7 +181,8 @@ def limited(value: float) -> float:
 
 def layer1(signals: F64, equities: F64) -> F64:
     """S of one family: [9, n] signals weighted by their equities, rounded to hundredths."""
-    return np.rint(100 * (ordered_sum(signals * equities) / ordered_sum(equities))) / 100
+    hundredths: F64 = np.rint(100 * (ordered_sum(signals * equities) / ordered_sum(equities)))
+    return hundredths / 100
 
 
 def layer2(layer1_signals: F64, equities: F64, config: AtcConfig) -> F64:
@@ -193,7 +195,7 @@ def layer2(layer1_signals: F64, equities: F64, config: AtcConfig) -> F64:
 
 def ordered_sum(terms: F64) -> F64:
     """Over the first axis from first to last: the order is part of the result's bits."""
-    total = terms[0].copy()
+    total: F64 = terms[0].copy()
     for term in terms[1:]:
         total += term
     return total

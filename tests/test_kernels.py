@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +24,11 @@ CONFIGS = {
     "pine": AtcConfig(profile="pine"),
     "wide": AtcConfig(robustness="wide", cutout=37, lambda_=0.5, decay=1.0, growth_horizon=None),
     "pine-mixed": AtcConfig(
-        lengths=PerFamily(9, 40, 14, 100, 21, 33), robustness="narrow", profile="pine", cutout=3, growth_horizon=100
+        lengths=PerFamily(9, 40, 14, 100, 21, 33),
+        robustness="narrow",
+        profile="pine",
+        cutout=3,
+        growth_horizon=100,
     ),
     "shortest": AtcConfig(lengths=PerFamily(8, 8, 8, 8, 8, 8), long_threshold=0.3, short_threshold=0.0),
     "weighted": AtcConfig(lengths=PerFamily(16, 17, 31, 32, 33, 64), weights=PerFamily(1.5, 0.3, 1.0, 7.0, 0.5, 2.0)),
@@ -40,13 +45,15 @@ def kernel(request: pytest.FixtureRequest) -> Kernel:
         pytest.skip(f"{request.param} kernel: {error}")
 
 
-def run(kernel: Kernel, configs: list[AtcConfig], prices: Prices, cuts: list[int] | None = None) -> tuple[State, Outputs]:
+def run(
+    kernel: Kernel, configs: list[AtcConfig], prices: Prices, cuts: list[int] | None = None
+) -> tuple[State, Outputs]:
     """All outputs of `prices` advanced in pieces that end at `cuts`."""
     n_symbols, n_bars = prices.close.shape
     state = kernel.new_state(configs, n_symbols)
     whole = Outputs.allocate(OUTPUT_AXES, len(configs), n_symbols, n_bars)
     edges = [0, *sorted(cuts or []), n_bars]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         piece = Outputs.allocate(OUTPUT_AXES, len(configs), n_symbols, stop - start)
         source = None if prices.source is None else np.ascontiguousarray(prices.source[:, start:stop])
         kernel.advance(state, Prices(np.ascontiguousarray(prices.close[:, start:stop]), source), piece)
@@ -119,7 +126,10 @@ def test_series_shorter_than_every_warm_up(kernel: Kernel, n_bars: int, profile:
 
 
 def test_long_lengths(kernel: Kernel) -> None:
-    config, prices = AtcConfig(lengths=PerFamily(300, 300, 200, 260, 300, 290)), Prices(tick_walk(700, 3)[None])
+    config, prices = (
+        AtcConfig(lengths=PerFamily(300, 300, 200, 260, 300, 290)),
+        Prices(tick_walk(700, 3)[None]),
+    )
     _, outputs = run(kernel, [config], prices)
     assert_reference(outputs, [config], prices)
 
@@ -285,6 +295,6 @@ def test_the_reference_as_a_kernel_and_the_table() -> None:
     assert_reference(outputs, [AtcConfig()], prices)
     with pytest.raises(DataError, match="cannot continue another kernel's state"):
         reference.advance(State.new([AtcConfig()], 6), prices, Outputs())
-    with pytest.raises(ConfigError, match="unknown kernel 'fortran'.*rust, numba"):
+    with pytest.raises(ConfigError, match=r"unknown kernel 'fortran'.*rust, numba"):
         get_kernel("fortran")
     assert get_kernel("auto").name in KERNELS

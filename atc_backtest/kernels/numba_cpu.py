@@ -16,12 +16,12 @@ from numba import njit
 from atc_backtest.config import AtcConfig
 from atc_backtest.kernels.lowering import DEMA, EMA, HMA, KAMA, LSMA, WMA, MemberConstants, StreamConstants
 from atc_backtest.kernels.protocol import (
+    F64,
+    I64,
     N_AVERAGES,
     N_FAMILIES,
     N_LENGTHS,
     OUTPUT_AXES,
-    F64,
-    I64,
     Outputs,
     Prices,
     State,

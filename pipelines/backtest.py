@@ -1,0 +1,200 @@
+"""The main job: a store and parameter sets in, a run folder of Parquet parts out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from atc_backtest.accounts import ACCOUNT, Bars, Rules, Saved, new_accounts
+from atc_backtest.config import RunConfig
+from atc_backtest.errors import ConfigError
+from atc_backtest.execution import advance
+from atc_backtest.kernels import get_kernel
+from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
+from atc_backtest.metrics import bars_per_year
+from atc_backtest.pipelines.executors import Executor, Threads, existing_cluster, local_cluster
+from atc_backtest.pipelines.job import Job, check_saves
+from atc_backtest.pipelines.partition import PartSummary, needed_fields, run_partition
+from atc_backtest.pipelines.plan import Partition, Shape, make_plan
+from atc_backtest.pipelines.runs import Run, create_run, open_run, resume_job
+from atc_backtest.stores.base import StoreInfo
+from atc_backtest.stores.zarr_store import open_store
+
+SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200}
+"""A saved row while it waits in its writer, and again while it is encoded."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out; nothing here changes its result.
+
+    `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
+    `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
+    """
+
+    kernel: str = "auto"
+    symbols: tuple[str, ...] | None = None
+    save: tuple[str, ...] = ()
+    workers: int | None = None
+    scheduler: str | None = None
+    threads: int | None = None
+    memory_limit: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller may show while a run goes on.
+
+    `started(job, bars, dashboard)` once, with the bars (times sets) still to do; `advanced(bars)`
+    often.
+    """
+
+    started: Callable[[Job, int, str | None], None] = lambda job, bars, dashboard: None
+    advanced: Callable[[int], None] = lambda bars: None
+
+
+def prepare(store: Path, out: Path, sets: Sequence[RunConfig], options: Options) -> Job:
+    """Everything about a run that can be known, and refused, before any work."""
+    if not sets:
+        raise ConfigError("no parameter set given: a run needs at least one.")
+    if options.workers is not None and options.scheduler is not None:
+        raise ConfigError("--workers starts a cluster and --scheduler uses one that is there: give one of them.")
+    for name in ("workers", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value} is not allowed: at least 1.")
+    info = open_store(store).info
+    chosen = _chosen(info, options.symbols)
+    save = check_saves(options.save)
+    n_workers = options.workers or options.threads or os.cpu_count() or 1
+    clustered = options.workers is not None or options.scheduler is not None
+    job = Job(
+        store=store.resolve(),
+        run=out.resolve(),
+        store_version=info.version,
+        symbols=tuple(symbol.name for symbol in info.symbols),
+        sets=tuple(sets),
+        bars_per_year=tuple(
+            bars_per_year(info.bar_ns, run.calendar or info.calendar, run.bars_per_year) for run in sets
+        ),
+        kernel=get_kernel(options.kernel).name,
+        save=save,
+        plan=make_plan(_shape(info, chosen, sets, save), n_workers, clustered, options.memory_limit),
+    )
+    return resume_job(job) if options.resume else job
+
+
+def backtest(
+    store: Path,
+    out: Path,
+    sets: Sequence[RunConfig],
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Run every parameter set over the store's symbols and commit the parts under `out`.
+
+    Raises `ConfigError`, `DataError` or `StoreError` before work starts where it can; a run that
+    stops half-way keeps its committed parts and continues with `Options.resume`.
+    """
+    options, progress = options or Options(), progress or Progress()
+    job = prepare(store, out, sets, options)
+    info = open_store(store).info
+    if not options.resume:
+        calendars = [run.calendar or info.calendar for run in sets]
+        create_run(job, _versions(), calendars, options.overwrite)
+    todo = [p for p in job.plan.partitions if p.index not in open_run(out).done]
+    work = {p.index: _symbol_bars(info, p) for p in todo}
+    if not todo:
+        progress.started(job, 0, None)
+        return open_run(out)
+    _compile(job)
+    with _executor(job, options) as executor:
+        progress.started(job, sum(work.values()), executor.dashboard)
+        for summary in executor.run(partial(run_partition, job), todo, progress.advanced):
+            if clustered(options):
+                progress.advanced(work[summary.index])
+    return open_run(out)
+
+
+def clustered(options: Options) -> bool:
+    """Whether the work is done in other processes."""
+    return options.workers is not None or options.scheduler is not None
+
+
+def _executor(job: Job, options: Options) -> AbstractContextManager[Executor]:
+    if options.scheduler is not None:
+        return existing_cluster(options.scheduler)
+    if options.workers is not None:
+        return local_cluster(options.workers, None)
+    return nullcontext(Threads(job.plan.n_workers))
+
+
+def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:
+    position = {symbol.name: at for at, symbol in enumerate(info.symbols)}
+    if names is None:
+        if not position:
+            raise ConfigError(f"the store {info.path} holds no symbols: ingest some first.")
+        return tuple(range(len(position)))
+    unknown = [name for name in names if name not in position]
+    if unknown or not names:
+        some = ", ".join(list(position)[:20]) + (", ..." if len(position) > 20 else "")
+        raise ConfigError(f"--symbols {', '.join(unknown) or '(none)'}: not in {info.path}, which holds {some}.")
+    return tuple(sorted({position[name] for name in names}))
+
+
+def _shape(info: StoreInfo, chosen: tuple[int, ...], sets: Sequence[RunConfig], save: Sequence[str]) -> Shape:
+    has_open = "open" in info.fields
+    rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in sets]
+    fields = needed_fields(rules, [run.source for run in sets], save)
+    missing = [name for name in fields if name not in info.fields and any(run.source != "close" for run in sets)]
+    if missing and any(run.source != "close" for run in sets):
+        raise ConfigError(
+            f"a source other than close needs the fields {', '.join(missing)}, which {info.path} lacks: "
+            "ingest files that have them, or use source = 'close'."
+        )
+    layouts = [StreamLayout.of(key) for key in {StreamKey.of(run.atc) for run in sets}]
+    return Shape(
+        symbols=chosen,
+        n_bars=info.n_bars,
+        chunk_symbols=info.chunk[0],
+        chunk_bars=info.chunk[1],
+        n_fields=len(fields),
+        n_sets=len(sets),
+        state_bytes=8 * sum(layout.width for layout in layouts),
+        set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize,
+        saved_bytes=sum(SAVED_BYTES[name] for name in save),
+    )
+
+
+def _symbol_bars(info: StoreInfo, partition: Partition) -> int:
+    n_sets = partition.sets[1] - partition.sets[0]
+    return n_sets * sum(info.symbols[symbol].n_bars for symbol in partition.symbols)
+
+
+def _versions() -> dict[str, str]:
+    names = ("atc-backtest", "numpy", "numba", "zarr", "pyarrow", "dask")
+    return {name: version(name) for name in names}
+
+
+def _compile(job: Job) -> None:
+    """Compile kernel and execution once, here: workers then only read Numba's cache and never race."""
+    run = job.sets[0]
+    kernel = get_kernel(job.kernel)
+    close = np.linspace(1.0, 2.0, 8)[None]
+    outputs = Outputs.allocate(["signal"], 1, 1, 8)
+    kernel.advance(kernel.new_state([run.atc], 1), Prices(close), outputs)
+    rules = Rules.of(replace(run, execution=replace(run.execution, fill="next_close")), 0, has_open=False)
+    bars = Bars(ts=np.arange(8), close=close[0], signal=np.zeros(8))
+    advance(new_accounts(rules, 1)[0], rules, bars, Saved.room(8))
+
+
+__all__ = ["Options", "PartSummary", "Progress", "backtest", "clustered", "prepare"]

@@ -1,0 +1,63 @@
+"""What a run is, as one small frozen value that travels to every worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atc_backtest.config import RunConfig, flatten
+from atc_backtest.errors import ConfigError
+from atc_backtest.pipelines.plan import Plan
+
+METRICS = "metrics"
+SERIES = ("signals", "equity", "trades")
+"""What `--save` may name: one Parquet dataset each, beside `metrics`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, resolved: workers read nothing else but the store.
+
+    `symbols`: every symbol of the store by position. `sets`: the parameter sets; a set's position
+    is its `param_id`. `bars_per_year`: one per set.
+    """
+
+    store: Path
+    run: Path
+    store_version: int
+    symbols: tuple[str, ...]
+    sets: tuple[RunConfig, ...]
+    bars_per_year: tuple[float, ...]
+    kernel: str
+    save: tuple[str, ...]
+    plan: Plan
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """Names of the settings that differ between sets, in the configuration's order."""
+        return varying_settings(self.sets)
+
+    def part(self, dataset: str, index: int) -> Path:
+        """Where partition `index` of a dataset is committed."""
+        return self.run / dataset / f"part-{index:05d}.parquet"
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Dotted name -> value, over all sections."""
+    return {name: value for section in config.to_dict().values() for name, value in flatten(section)}
+
+
+def varying_settings(sets: Sequence[RunConfig]) -> tuple[str, ...]:
+    """Names of the settings that are not the same in all of `sets`."""
+    table = [settings_of(config) for config in sets]
+    return tuple(name for name in table[0] if any(row[name] != table[0][name] for row in table))
+
+
+def check_saves(save: Sequence[str]) -> tuple[str, ...]:
+    """The datasets asked for, in their fixed order; `ConfigError` for an unknown one."""
+    for name in save:
+        if name not in SERIES:
+            raise ConfigError(f"cannot save {name!r}: choose from {', '.join(SERIES)}.")
+    return tuple(name for name in SERIES if name in save)

@@ -1,0 +1,117 @@
+"""Parquet parts: schemas of the run's datasets, and a writer that commits a part by renaming it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from atc_backtest.config import RunConfig
+from atc_backtest.errors import StoreError
+from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
+from atc_backtest.pipelines.job import METRICS, Job, settings_of
+
+TS = pa.timestamp("ns", tz="UTC")
+_TYPES = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    TIMESTAMP: TS,
+}
+KEYS = [("symbol", pa.string()), ("param_id", pa.int64())]
+SIGNALS_SCHEMA = pa.schema([*KEYS, ("ts", TS), ("signal", pa.float64()), ("position", pa.int8())])
+EQUITY_SCHEMA = pa.schema([*KEYS, ("ts", TS), ("equity", pa.float64())])
+TRADES_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in TRADE_COLUMNS.items()])
+
+
+def metrics_schema(sets: Sequence[RunConfig], varying: Sequence[str]) -> pa.Schema:
+    """The figures' columns, then one per setting that varies."""
+    columns = [(name, _TYPES[kind]) for name, kind in METRIC_COLUMNS.items()]
+    for name in varying:
+        values = [settings_of(config)[name] for config in sets]
+        columns.append((name, pa.array(values).type))
+    return pa.schema(columns)
+
+
+def schema_of(job: Job, dataset: str) -> pa.Schema:
+    """The schema of one of the run's datasets."""
+    if dataset == METRICS:
+        return metrics_schema(job.sets, job.varying)
+    return {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA}[dataset]
+
+
+def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[str, NDArray[Any]]) -> pa.Table:
+    """Rows of one symbol and set, one per value of the columns given; NaN becomes null."""
+    n = columns["ts"].size
+    arrays = [pa.repeat(symbol, n), pa.array(np.full(n, param_id, np.int64))]
+    for name in schema.names[2:]:
+        values = np.ascontiguousarray(columns[name])
+        arrays.append(pa.array(values, from_pandas=True).cast(schema.field(name).type))
+    return pa.table(arrays, schema=schema)
+
+
+def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Table:
+    """The trade log of `TRADE` records; an open trade has null exits."""
+    return pa.table(trade_columns(trades, symbol, param_id), schema=TRADES_SCHEMA)
+
+
+class PartWriter:
+    """One part of one dataset: rows stream into a hidden file, `commit` gives it its name.
+
+    Readers list only committed names; leaving the `with` block without `commit` removes the file.
+    """
+
+    ROW_GROUP = 1 << 18
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._waiting: list[pa.Table] = []
+        self._n_waiting = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = pq.ParquetWriter(self._hidden, schema, compression="zstd")
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error}. Check the folder and the free space.") from error
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Rows to add; kept until a row group is full."""
+        if table.num_rows:
+            self._waiting.append(table)
+            self._n_waiting += table.num_rows
+        if self._n_waiting >= self.ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._file.write_table(pa.concat_tables(self._waiting), row_group_size=self.ROW_GROUP)
+        self._waiting, self._n_waiting = [], 0
+
+    def commit(self) -> None:
+        """Finish the file, bring it to disk, and give it its name; from here on it counts."""
+        self._flush()
+        self._file.close()
+        with self._hidden.open("rb") as written:
+            os.fsync(written.fileno())
+        self._hidden.replace(self._path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._hidden.exists():
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._hidden.unlink(missing_ok=True)
