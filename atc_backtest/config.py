@@ -15,7 +15,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -306,11 +306,15 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
         if not isinstance(content, Mapping):
             raise ConfigError(f"{section} = {content!r} must be a section of settings, [{section}].")
         _check_names(section, content, known[section])
+    run = {key: _as_text(value) for key, value in values.get("run", {}).items()}
     return RunConfig(
-        atc=_atc_from(values.get("atc", {})),
-        execution=ExecutionConfig(**values.get("execution", {})),
-        **values.get("run", {}),
+        atc=_atc_from(values.get("atc", {})), execution=ExecutionConfig(**values.get("execution", {})), **run
     )
+
+
+def _as_text(value: Any) -> Any:
+    """TOML has dates of its own: eval_start = 2024-01-31 needs no quotes."""
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def parse_toml(text: str, origin: str = "configuration") -> dict[str, Any]:
@@ -338,7 +342,7 @@ def _set(values: dict[str, Any], name: str, text: str, origin: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, date | bool | int | float | str):
         place = values.setdefault(SECTION_OF[name], {})
         *parents, leaf = name.split(".")
         for parent in parents:

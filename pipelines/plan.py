@@ -167,12 +167,13 @@ def parse_bytes(text: str) -> int:
             raise ValueError
     except (KeyError, ValueError):
         raise ConfigError(f"memory limit {text!r} is not a size: write e.g. 1GB, 800MB or 1.5GiB.") from None
-    return int(size)
+    return round(size)
 
 
 def format_bytes(size: int) -> str:
     """Bytes for people, in decimal units, rounded up so that the printed limit suffices."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if size >= scale:
-            return f"{math.ceil(100 * size / scale) / 100:g} {unit}"
+            hundredths = -(-100 * size // scale)
+            return f"{hundredths // 100}.{hundredths % 100:02d}".rstrip("0").rstrip(".") + f" {unit}"
     return f"{size} B"

@@ -1,0 +1,264 @@
+"""The command line: parses, builds a configuration, makes one call. Heavy imports wait in commands.
+
+Exit codes: 0 done; 1 internal error; 2 usage; 3 data or configuration refused; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from atc_backtest import __version__
+from atc_backtest.errors import AtcError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REFUSED, INTERRUPTED = 3, 130
+
+app = typer.Typer(
+    name="atc-backtest",
+    help="Backtest Adaptive Trend Classification over data larger than memory: ingest, backtest, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="Look at a price store.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+
+def _guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Refusals and interruptions end a command with their exit code and a sentence, not a traceback."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except AtcError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(REFUSED) from error
+        except KeyboardInterrupt:
+            print("interrupted.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # the reader of our output left, as `head` does
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+    return guarded
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
+StoreArgument = Annotated[Path, typer.Argument(help="The price store.", metavar="STORE")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"atc-backtest {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Backtest Adaptive Trend Classification over data larger than memory: ingest, backtest, report."""
+
+
+@app.command()
+@_guarded
+def ingest(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Files or folders: CSV (plain, .gz, .zip) or Parquet.", metavar="SRC..."),
+    ],
+    store: Annotated[Path, typer.Option(help="The store to make.")],
+    tz: Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")] = None,
+    wall_clock: Annotated[
+        bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz, not instants.")
+    ] = False,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Override a column: field=name, e.g. close=adj_close.", metavar="F=NAME")
+    ] = None,
+    symbol: Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")] = None,
+    symbol_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
+    ] = None,
+    bar: Annotated[str | None, typer.Option(help="Bar size to take when sources mix several, e.g. 1m, 1h, 1d.")] = None,
+    calendar: Annotated[str, typer.Option(help="24/7, 24/5, XNYS or XNAS: how a year is counted.")] = "24/7",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read price files into a store. Nothing is filled or invented; what was dropped is counted."""
+    from atc_backtest import display
+    from atc_backtest.stores import ingest as ingesting
+    from atc_backtest.stores.base import parse_bar
+
+    options = ingesting.IngestOptions(
+        tz=tz,
+        wall_clock=wall_clock,
+        columns=_pairs("--column", column or []),
+        symbol=symbol,
+        symbol_pattern=symbol_pattern,
+        bar=None if bar is None else parse_bar(bar),
+        calendar=calendar,
+        strict=strict,
+        overwrite=overwrite,
+    )
+    with display.ingest_progress() as show:
+        report = ingesting.ingest(sources, store, options, show)
+    display.show_ingest(report, as_json)
+
+
+@app.command()
+@_guarded
+def backtest(
+    store: StoreArgument,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with [atc], [execution] and [run].")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, over file and environment: lengths.ema=30.", metavar="NAME=VALUE"),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="enhance or pine.")] = None,
+    fill: Annotated[str | None, typer.Option(help="auto, next_open, next_close or close.")] = None,
+    fee_bps: Annotated[float | None, typer.Option(help="Fee per side, basis points of traded value.")] = None,
+    slippage_bps: Annotated[float | None, typer.Option(help="Slippage per side, basis points.")] = None,
+    shorts: Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")] = None,
+    eval_start: Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")] = None,
+    symbols: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    save: Annotated[str | None, typer.Option(help="Series to keep: signals,equity,trades.")] = None,
+    kernel: Annotated[
+        str, typer.Option(help="auto, rust, numba or reference: the same bits.", envvar="ATC_KERNEL")
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run if it exists.")] = False,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the resolved configuration as TOML and leave.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print how the run would be cut and leave.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the indicator and its backtest over a store; figures and saved series go to Parquet."""
+    from atc_backtest.config import resolve
+
+    named = {"profile": profile, "fill": fill, "fee_bps": fee_bps, "slippage_bps": slippage_bps, "shorts": shorts}
+    named |= {"eval_start": eval_start}
+    flags = {name: _as_toml(value) for name, value in named.items() if value is not None}
+    run_config = resolve(config, flags | _pairs("--set", settings or []))
+    if show_config:
+        print(run_config.to_toml(), end="")
+        return
+
+    from atc_backtest import display
+    from atc_backtest.pipelines import backtest as running
+    from atc_backtest.pipelines.plan import parse_bytes
+
+    options = running.Options(
+        kernel=kernel,
+        symbols=None if symbols is None else tuple(_words(symbols)),
+        save=tuple(_words(save or "")),
+        workers=workers,
+        scheduler=scheduler,
+        threads=threads,
+        memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+        overwrite=overwrite,
+        resume=resume,
+    )
+    folder = Path("runs") / store.resolve().stem if out is None else out
+    if plan:
+        display.show_plan(running.prepare(store, folder, [run_config], options), as_json)
+        return
+    try:
+        with display.run_progress() as shown:
+            run = running.backtest(store, folder, [run_config], options, shown.progress)
+    except KeyboardInterrupt:
+        display.show_interrupted(folder)
+        raise typer.Exit(INTERRUPTED) from None
+    display.show_run(run, shown, as_json)
+
+
+@app.command()
+@_guarded
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")],
+    sort: Annotated[str, typer.Option(help="Column to sort by.")] = "sharpe",
+    ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Rows to print. Default: 40 in a table, else all.")] = None,
+    as_json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
+) -> None:
+    """Print a run's figures: a sorted table, or every column as JSON or CSV."""
+    if as_json and csv:
+        raise typer.BadParameter("give one of --json and --csv")
+    from atc_backtest import display
+    from atc_backtest.pipelines import report as reporting
+    from atc_backtest.pipelines.runs import open_run
+
+    opened = open_run(run)
+    if limit is None and not (as_json or csv):
+        limit = 40
+    table = reporting.report_table(opened, reporting.Selection(sort, ascending, limit))
+    if as_json:
+        print(json.dumps(reporting.to_records(table), indent=1, allow_nan=False))
+    elif csv:
+        print(reporting.to_csv(table), end="")
+    else:
+        display.show_report(opened, table, sort)
+
+
+@store_app.command("info")
+@_guarded
+def store_info(store: StoreArgument, as_json: Json = False) -> None:
+    """Print what a store holds: fields, bar size, calendar, symbols with first and last bar."""
+    from atc_backtest import display
+    from atc_backtest.stores.zarr_store import open_store
+
+    display.show_store(open_store(store).info, as_json)
+
+
+@app.command()
+@_guarded
+def doctor(as_json: Json = False) -> None:
+    """Tell what this installation has, what is missing, and the command that brings it."""
+    from atc_backtest import display
+    from atc_backtest.diagnosis import diagnose
+
+    display.show_diagnosis(diagnose(), as_json)
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"{option} {text!r}: write NAME=VALUE")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _as_toml(value: Any) -> str:
+    return json.dumps(value)
+
+
+def main() -> None:
+    """The entry point of `atc-backtest`."""
+    app()

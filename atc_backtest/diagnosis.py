@@ -1,0 +1,80 @@
+"""What `doctor` tells: what is here, what is not, and the command that brings it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from atc_backtest import __version__
+from atc_backtest.errors import UnavailableError
+from atc_backtest.kernels import KERNELS, get_kernel
+
+PACKAGES = ("numpy", "numba", "zarr", "pyarrow", "dask", "distributed", "typer", "rich")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `ok` None where an absence is no fault; `remedy` empty where nothing is to do."""
+
+    name: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+def diagnose() -> list[Finding]:
+    """Everything about this installation that decides what runs and how fast."""
+    here = f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}"
+    findings = [
+        Finding("atc-backtest", True, f"{__version__} on {here}"),
+        Finding("machine", True, f"{os.cpu_count()} cores, {_memory()}"),
+    ]
+    findings += [_kernel(name) for name in KERNELS]
+    chosen = get_kernel().name
+    fallback = "" if chosen == "rust" else "Numba takes the Rust kernel's place: the same bits, slower"
+    findings.append(Finding("kernel auto", True, chosen, fallback))
+    findings.append(_cargo())
+    findings += [_package(name) for name in PACKAGES]
+    findings.append(_extra("dashboard", "bokeh", "the Dask dashboard"))
+    findings.append(_extra("gpu", "cupy", "CuPy (a GPU kernel does not exist yet)"))
+    return findings
+
+
+def _kernel(name: str) -> Finding:
+    try:
+        get_kernel(name)
+    except UnavailableError as error:
+        return Finding(f"kernel {name}", None, "unavailable", str(error))
+    return Finding(f"kernel {name}", True, "available")
+
+
+def _cargo() -> Finding:
+    path = shutil.which("cargo")
+    if path is None:
+        return Finding("cargo", None, "not on PATH", "needed to build the Rust kernel only: https://rustup.rs")
+    return Finding("cargo", True, path)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, version(name))
+    except PackageNotFoundError:
+        return Finding(name, False, "not installed", f"pip install {name}")
+
+
+def _extra(extra: str, module: str, what: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding(f"extra {extra}", None, f"without {what}", f"pip install 'atc-backtest[{extra}]'")
+    return Finding(f"extra {extra}", True, what)
+
+
+def _memory() -> str:
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return "memory unknown"
+    return f"{size / 2**30:.1f} GiB of memory"

@@ -1,0 +1,243 @@
+"""What people see: tables, progress and notes by rich; JSON where a machine asked. Progress goes to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from atc_backtest.diagnosis import Finding
+    from atc_backtest.pipelines.backtest import Progress as RunProgress
+    from atc_backtest.pipelines.job import Job
+    from atc_backtest.pipelines.runs import Run
+    from atc_backtest.stores.base import StoreInfo
+
+WIDE = 140
+"""Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+
+
+def _error_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False, default=str))
+
+
+def iso(ns: int) -> str:
+    """UTC nanoseconds as people write them; midnight as a date alone."""
+    seconds, _ = divmod(ns, 10**9)
+    text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+    return text.removesuffix(" 00:00:00")
+
+
+# Running
+
+
+class _Rate(ProgressColumn):
+    """Bars a second since the start, in units people read."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{_count(task.speed or 0)} bars/s")
+
+
+def _count(n: float) -> str:
+    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= scale:
+            return f"{n / scale:.3g}{unit}"
+    return f"{n:.0f}"
+
+
+class ShownRun:
+    """Progress of one run, and what is said about it when it is done."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task = bars.add_task("preparing", total=None)
+        self._began = time.perf_counter()
+        self.done = 0
+        self.total = 0
+        self.seconds = 0.0
+
+    @property
+    def progress(self) -> RunProgress:
+        from atc_backtest.pipelines.backtest import Progress as RunProgress
+
+        return RunProgress(started=self._started, advanced=self._advanced)
+
+    def _started(self, job: Job, n_bars: int, dashboard: str | None) -> None:
+        self.total = n_bars
+        self._began = time.perf_counter()
+        self._bars.update(self._task, description=f"backtest ({job.kernel})", total=max(n_bars, 1))
+        if dashboard:
+            self._bars.console.print(f"dashboard: {dashboard}")
+
+    def _advanced(self, n_bars: int) -> None:
+        self.done += n_bars
+        self.seconds = time.perf_counter() - self._began
+        self._bars.update(self._task, advance=n_bars)
+
+
+def _bars() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    return Progress(*columns, _Rate(), TimeRemainingColumn(), console=_error_console(), transient=True)
+
+
+@contextmanager
+def run_progress() -> Iterator[ShownRun]:
+    """A progress bar with bars/s and the time left while the block runs; nothing but the end in a log."""
+    with _bars() as bars:
+        yield ShownRun(bars)
+
+
+def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
+    """How a finished run went, and where it is."""
+    manifest = run.manifest
+    facts = {
+        "run": str(run.path),
+        "kernel": manifest["kernel"],
+        "symbols": sum(len(p.symbols) for p in run.partitions if p.sets[0] == 0),
+        "sets": len(manifest["sets"]),
+        "bars": shown.done,
+        "seconds": round(shown.seconds, 3),
+        "partitions": len(run.partitions),
+        "done": len(run.done),
+    }
+    if as_json:
+        _print_json(facts)
+        return
+    rate = _count(shown.done / shown.seconds) if shown.seconds else "-"
+    print(
+        f"{facts['symbols']} symbols, {shown.done:,} bars in {shown.seconds:.2f} s "
+        f"({rate} bars/s, kernel {manifest['kernel']})"
+    )
+    print(f"run: {run.path}")
+    print(f"next: atc-backtest report {run.path}")
+
+
+def show_interrupted(folder: Path) -> None:
+    """How to go on after Ctrl-C."""
+    print(
+        f"interrupted: what was committed stays in {folder}. Give the same command with --resume to go on, "
+        "or with --overwrite to start again.",
+        file=sys.stderr,
+    )
+
+
+def show_plan(job: Job, as_json: bool) -> None:
+    """How a run would be cut, and the memory it promises to stay under."""
+    from atc_backtest.pipelines.plan import format_bytes
+
+    plan = job.plan
+    if as_json:
+        _print_json(asdict(plan))
+        return
+    where = "processes" if plan.processes else "threads"
+    print(f"{len(plan.partitions)} partitions on {plan.n_workers} {where}, kernel {job.kernel}")
+    print(f"slabs of {plan.slab_bars:,} bars, computed {plan.block_bars:,} at a time")
+    print(
+        f"memory: at most {format_bytes(plan.projected_bytes)}, of which {format_bytes(plan.task_bytes)} a worker's task"
+    )
+
+
+# Reports
+
+REPORT_COLUMNS = {
+    "symbol": "{}",
+    "n_bars": "{:,}",
+    "start_ts": "date",
+    "end_ts": "date",
+    "total_return": "{:+.1%}",
+    "cagr": "{:+.1%}",
+    "volatility": "{:.1%}",
+    "sharpe": "{:.2f}",
+    "sortino": "{:.2f}",
+    "max_drawdown": "{:.1%}",
+    "exposure": "{:.0%}",
+    "trades": "{:,}",
+    "win_rate": "{:.0%}",
+    "profit_factor": "{:.2f}",
+    "fees_paid": "{:,.0f}",
+    "buy_hold_return": "{:+.1%}",
+}
+"""What the terminal shows of the figures, and how; --json and --csv give all of them."""
+
+
+def show_report(run: Run, table: pa.Table, sort: str) -> None:
+    """The sorted table, what it rests on, the warnings, and where the report is."""
+    from atc_backtest.pipelines.report import basis, warnings
+
+    everything = run.table()
+    shown = dict(REPORT_COLUMNS)
+    if len(run.manifest["sets"]) > 1:
+        shown = {"symbol": "{}", "param_id": "{}"} | shown
+    shown |= {name: "{}" for name in (sort, *run.manifest["varying"]) if name not in shown}
+    view = Table(title=f"{run.path.name}, by {sort}", title_justify="left", box=None, pad_edge=False)
+    for name in shown:
+        view.add_column(name.replace("_", " "), justify="left" if name == "symbol" else "right")
+    for record in table.select(list(shown)).to_pylist():
+        view.add_row(*(_cell(record[name], how) for name, how in shown.items()))
+    _console().print(view)
+    if table.num_rows < everything.num_rows:
+        print(f"... {everything.num_rows - table.num_rows} more rows: --limit {everything.num_rows}")
+    print()
+    for line in basis(run):
+        print(line)
+    for warning in warnings(run, everything):
+        print(f"warning   {warning}")
+    print(f"report    {run.path / 'metrics'}")
+
+
+def _cell(value: Any, how: str) -> str:
+    if value is None:
+        return "-"
+    return value.strftime("%Y-%m-%d") if how == "date" else how.format(value)
+
+
+# Stores and installation
+
+
+def show_store(info: StoreInfo, as_json: bool) -> None:
+    """A store's header and its symbols."""
+    from atc_backtest.stores.base import format_bar
+
+    if as_json:
+        _print_json(asdict(info))
+        return
+    print(f"{info.path}: version {info.version}, bars of {format_bar(info.bar_ns)}, calendar {info.calendar}")
+    print(f"{len(info.symbols)} symbols x {info.n_bars:,} bars; fields {', '.join(info.fields)}; chunks {info.chunk}")
+    view = Table(box=None, pad_edge=False)
+    for name, justify in (("symbol", "left"), ("bars", "right"), ("first", "left"), ("last", "left")):
+        view.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for symbol in info.symbols:
+        view.add_row(symbol.name, f"{symbol.n_bars:,}", iso(symbol.first_ns), iso(symbol.last_ns))
+    _console().print(view)
+
+
+def show_diagnosis(findings: Sequence[Finding], as_json: bool) -> None:
+    """One line a finding, its remedy below it."""
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+        return
+    marks = {True: "ok", False: "MISSING", None: "-"}
+    for finding in findings:
+        print(f"{marks[finding.ok]:8}{finding.name:18}{finding.found}")
+        if finding.remedy:
+            print(f"{'':26}{finding.remedy}")
