@@ -8,25 +8,25 @@ from atc_backtest.errors import ConfigError, UnavailableError
 from atc_backtest.kernels.protocol import Kernel
 
 
-def _rust() -> Kernel:
+def _make_rust() -> Kernel:
     from atc_backtest.kernels.rust import RustKernel
 
     return RustKernel()
 
 
-def _numba() -> Kernel:
+def _make_numba() -> Kernel:
     from atc_backtest.kernels.numba_cpu import NumbaKernel
 
     return NumbaKernel()
 
 
-def _reference() -> Kernel:
+def _make_reference() -> Kernel:
     from atc_backtest.kernels.reference import ReferenceKernel
 
     return ReferenceKernel()
 
 
-KERNELS: dict[str, Callable[[], Kernel]] = {"rust": _rust, "numba": _numba, "reference": _reference}
+KERNELS: dict[str, Callable[[], Kernel]] = {"rust": _make_rust, "numba": _make_numba, "reference": _make_reference}
 """Fastest first. Making one raises `UnavailableError` (with the remedy) where it is not installed."""
 
 
@@ -34,9 +34,9 @@ def get_kernel(name: str = "auto") -> Kernel:
     """The kernel of that name; `auto`: Rust, or Numba where the Rust extension was not built."""
     if name == "auto":
         try:
-            return _rust()
+            return _make_rust()
         except UnavailableError:
-            return _numba()
+            return _make_numba()
     if name not in KERNELS:
         raise ConfigError(f"unknown kernel {name!r}: choose one of auto, {', '.join(KERNELS)}.")
     return KERNELS[name]()

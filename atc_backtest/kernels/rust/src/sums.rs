@@ -1,0 +1,164 @@
+//! Window sums: doubling up to powers of two, and the shortest window of a family out of them.
+
+use crate::vector::{Pass, Vector};
+
+/// Plain and weighted sums over the last 2^p values, for every row of a tile and as far back as
+/// the windows reach.
+pub struct Doublings<V> {
+    /// Level p at index p - 1; level 0 is the values themselves.
+    levels: Vec<Level<V>>,
+    /// [p]: rows before the tile's first bar at which level p is read.
+    reach: Vec<usize>,
+    weighted: bool,
+}
+
+struct Level<V> {
+    plain: Vec<V>,
+    weighted: Vec<V>,
+}
+
+impl<V: Vector> Doublings<V> {
+    /// For windows of these lengths over `rows` rows of values.
+    pub fn new(lengths: &[usize], weighted: bool, rows: usize) -> Self {
+        let mut reach = vec![0; 1];
+        for &length in lengths {
+            for (power, lag) in powers(length) {
+                if reach.len() <= power {
+                    reach.resize(power + 1, 0);
+                }
+                reach[power] = reach[power].max(lag);
+            }
+        }
+        for p in (1..reach.len()).rev() {
+            reach[p - 1] = reach[p - 1].max(reach[p] + (1 << (p - 1)));
+        }
+        let zeros = |used: bool| vec![V::splat(0.0); if used { rows } else { 0 }];
+        let level = |_| Level { plain: zeros(true), weighted: zeros(weighted) };
+        Self { levels: (1..reach.len()).map(level).collect(), reach, weighted }
+    }
+
+    /// Sums for the bars at rows `first..stop` of `x`.
+    pub fn fill(&mut self, x: &[V], first: usize, stop: usize) {
+        for p in 1..self.reach.len() {
+            let (below, level) = self.levels.split_at_mut(p - 1);
+            let (plain, weighted) = below.last().map_or((x, x), |l| (&l.plain, &l.weighted));
+            let (from, half) = (first - self.reach[p], 1 << (p - 1));
+            let Level { plain: out, weighted: weighted_out } = &mut level[0];
+            V::enter(Double {
+                plain: (&plain[from..stop], &plain[from - half..stop - half]),
+                out: &mut out[from..stop],
+            });
+            if self.weighted {
+                V::enter(DoubleWeighted {
+                    half: half as f64,
+                    plain: &plain[from..stop],
+                    weighted: (&weighted[from..stop], &weighted[from - half..stop - half]),
+                    out: &mut weighted_out[from..stop],
+                });
+            }
+        }
+    }
+
+    fn level<'a>(&'a self, x: &'a [V], p: usize) -> (&'a [V], &'a [V]) {
+        if p == 0 { (x, x) } else { (&self.levels[p - 1].plain, &self.levels[p - 1].weighted) }
+    }
+}
+
+/// A window's powers of two, newest first: (exponent, bars before the newest).
+fn powers(length: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut lag = 0;
+    (0..usize::BITS as usize).rev().filter(move |p| length >> p & 1 == 1).map(move |p| {
+        let at = lag;
+        lag += 1 << p;
+        (p, at)
+    })
+}
+
+struct Double<'a, V> {
+    plain: (&'a [V], &'a [V]),
+    out: &'a mut [V],
+}
+
+impl<V: Vector> Pass<V> for Double<'_, V> {
+    #[inline(always)]
+    fn run(self) {
+        let n = self.out.len();
+        let (now, before) = (&self.plain.0[..n], &self.plain.1[..n]);
+        for i in 0..n {
+            self.out[i] = now[i] + before[i];
+        }
+    }
+}
+
+struct DoubleWeighted<'a, V> {
+    half: f64,
+    plain: &'a [V],
+    weighted: (&'a [V], &'a [V]),
+    out: &'a mut [V],
+}
+
+impl<V: Vector> Pass<V> for DoubleWeighted<'_, V> {
+    #[inline(always)]
+    fn run(self) {
+        let n = self.out.len();
+        let (plain, now, before) = (&self.plain[..n], &self.weighted.0[..n], &self.weighted.1[..n]);
+        let half = V::splat(self.half);
+        for i in 0..n {
+            self.out[i] = (now[i] + half * plain[i]) + before[i];
+        }
+    }
+}
+
+/// Plain (`s`) and weighted (`w`) sums of one window, a value per bar of the tile.
+pub struct Window<V> {
+    pub length: usize,
+    pub s: Vec<V>,
+    pub w: Vec<V>,
+}
+
+impl<V: Vector> Window<V> {
+    pub fn new(length: usize, bars: usize) -> Self {
+        Self { length, s: vec![V::splat(0.0); bars], w: vec![V::splat(0.0); bars] }
+    }
+
+    /// Sums for the bars at rows `first..stop` of `x`, from the doublings of the same rows.
+    pub fn fill(&mut self, doublings: &Doublings<V>, x: &[V], first: usize, stop: usize) {
+        let mut rest = self.length;
+        for (power, lag) in powers(self.length) {
+            rest -= 1 << power;
+            let (plain, weighted) = doublings.level(x, power);
+            let weighted = if doublings.weighted { weighted } else { plain };
+            V::enter(Term {
+                rest: rest as f64,
+                plain: &plain[first - lag..stop - lag],
+                weighted: &weighted[first - lag..stop - lag],
+                newest: lag == 0,
+                s: &mut self.s[..stop - first],
+                w: &mut self.w[..stop - first],
+            });
+        }
+    }
+}
+
+struct Term<'a, V> {
+    rest: f64,
+    plain: &'a [V],
+    weighted: &'a [V],
+    newest: bool,
+    s: &'a mut [V],
+    w: &'a mut [V],
+}
+
+impl<V: Vector> Pass<V> for Term<'_, V> {
+    #[inline(always)]
+    fn run(self) {
+        let n = self.s.len();
+        let (plain, weighted, w) = (&self.plain[..n], &self.weighted[..n], &mut self.w[..n]);
+        let rest = V::splat(self.rest);
+        for i in 0..n {
+            let term = if self.rest > 0.0 { weighted[i] + rest * plain[i] } else { weighted[i] };
+            (self.s[i], w[i]) =
+                if self.newest { (plain[i], term) } else { (self.s[i] + plain[i], w[i] + term) };
+        }
+    }
+}
