@@ -1,0 +1,132 @@
+"""Laws of execution, for any series: cutting, compiling, the future, the sums, the costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from accounting import make_rules, play, random_bars
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atc_backtest.accounts import FILLS, NEXT_CLOSE, NEXT_OPEN, RUIN, Bars
+from atc_backtest.execution import advance_bars, compiled
+
+N_BARS = 120
+executions = st.fixed_dictionaries(
+    {
+        "fill": st.sampled_from(FILLS),
+        "shorts": st.booleans(),
+        "neutral": st.sampled_from(["flat", "hold"]),
+        "fee_bps": st.sampled_from([0.0, 1.5, 30.0]),
+        "slippage_bps": st.sampled_from([0.0, 2.5, 100.0]),
+        "size": st.sampled_from([0.3, 1.0, 8.0]),  # 8: some are ruined
+        "warmup_bars": st.integers(0, N_BARS + 5),
+        "mar": st.sampled_from([0.0, 0.001]),
+    }
+)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(executions, seeds, st.lists(st.integers(0, N_BARS), max_size=5))
+@settings(deadline=None, max_examples=60)
+def test_cut_anywhere_is_uncut(execution: dict[str, Any], seed: int, cuts: list[int]) -> None:
+    rules, bars = make_rules(**execution), random_bars(seed, N_BARS)
+    assert play(rules, bars, cuts=tuple(cuts)).bytes == play(rules, bars).bytes
+
+
+@given(executions, seeds)
+@settings(deadline=None, max_examples=60)
+def test_compiled_code_gives_the_bits_of_plain_python(execution: dict[str, Any], seed: int) -> None:
+    rules, bars = make_rules(**execution), random_bars(seed, N_BARS)
+    assert play(rules, bars, compiled()).bytes == play(rules, bars, advance_bars).bytes
+
+
+@given(executions, seeds, st.integers(0, N_BARS - 1))
+@settings(deadline=None, max_examples=60)
+def test_a_future_bar_never_changes_the_past(execution: dict[str, Any], seed: int, t: int) -> None:
+    rules, bars = make_rules(**execution), random_bars(seed, N_BARS)
+    other = random_bars(seed + 1, N_BARS)
+    mixed = Bars(
+        bars.ts,
+        *(
+            np.concatenate((getattr(bars, name)[:t], getattr(other, name)[t:]))
+            for name in ("close", "signal", "open", "high", "low")
+        ),
+    )
+    one, two = play(rules, bars), play(rules, mixed)
+    assert one.position[:t].tobytes() == two.position[:t].tobytes()
+    assert one.equity[:t].tobytes() == two.equity[:t].tobytes()
+    past_one, past_two = (p.trades[p.trades["exit_bar"] < t].tobytes() for p in (one, two))
+    assert past_one == past_two
+
+
+@given(executions, seeds)
+@settings(deadline=None, max_examples=60)
+def test_a_fill_at_the_next_bar_does_not_know_its_close(execution: dict[str, Any], seed: int) -> None:
+    """The decision at t and the fill at the open of t + 1 stand before the close of t + 1 is known."""
+    rules = make_rules(**(execution | {"fill": "next_open", "warmup_bars": 0, "size": 0.3}))
+    bars = random_bars(seed, N_BARS)
+    last = N_BARS - 1
+    close = bars.close.copy()
+    close[last] *= 1.01
+    one, two = play(rules, bars), play(rules, replace(bars, close=close))
+    entered = [p.open["entry_price"].tolist() for p in (one, two)]
+    assert entered[0] == entered[1]
+    assert one.trades.tobytes() == two.trades.tobytes()
+
+
+@given(executions, seeds)
+@settings(deadline=None, max_examples=60)
+def test_trade_pnl_adds_up_to_the_equity_won(execution: dict[str, Any], seed: int) -> None:
+    played = play(make_rules(**execution), random_bars(seed, N_BARS))
+    account = played.account[0]
+    won = played.trades["pnl"].sum() + played.open["pnl"].sum()
+    # Rounding only: a trade's amounts are up to `size` times the equity of its time.
+    largest = max(1000.0, np.nanmax(played.equity, initial=0.0))
+    assert account["equity"] - account["start_equity"] == pytest.approx(won, rel=1e-12, abs=1e-11 * largest)
+    assert account["trades"] == len(played.trades)
+    assert account["trade_bars"] == played.trades["bars"].sum()
+
+
+@given(executions, seeds)
+@settings(deadline=None, max_examples=60)
+def test_bars_in_position_are_those_of_the_trades(execution: dict[str, Any], seed: int) -> None:
+    rules, bars = make_rules(**execution), random_bars(seed, N_BARS)
+    played = play(rules, bars)
+    held = played.trades["bars"].sum() + played.open["bars"].sum()
+    if rules.fill == NEXT_OPEN:  # the last bar of a trade counts too when its close still finds it open
+        at_close = played.trades["exit_price"] == bars.close[played.trades["exit_bar"]]
+        held += len(played.open) + np.count_nonzero((played.trades["reason"] == RUIN) & at_close)
+    assert played.account["held"][0] == held
+
+
+@given(executions, seeds, st.floats(0.1, 30))
+@settings(deadline=None, max_examples=60)
+def test_doubling_the_fee_never_helps(execution: dict[str, Any], seed: int, fee_bps: float) -> None:
+    """Every trade multiplies equity by a factor that falls with the fee (fees small enough to enter at all)."""
+    bars = random_bars(seed, N_BARS)
+    once, twice = (
+        play(make_rules(**(execution | {"fee_bps": fee})), bars).account["equity"][0] for fee in (fee_bps, 2 * fee_bps)
+    )
+    assert twice <= once * (1 + 1e-12)  # equal when nothing traded
+
+
+@given(executions, seeds)
+@settings(deadline=None, max_examples=60)
+def test_the_past_of_the_signal_is_the_position(execution: dict[str, Any], seed: int) -> None:
+    """Units held after a fill are those of the target one bar before (at once when filling at the close)."""
+    rules, bars = make_rules(**(execution | {"size": 0.3})), random_bars(seed, N_BARS)
+    played = play(rules, bars)
+    lag = 0 if rules.fill > NEXT_CLOSE else 1
+    for trade in played.trades:
+        assert played.position[trade["entry_bar"] - lag] == trade["side"]
+        assert played.position[trade["exit_bar"] - lag] != trade["side"]
+
+
+def test_start_equity_only_scales() -> None:
+    bars = random_bars(5, 500)
+    one, two = (play(make_rules(start_equity=start, fee_bps=3), bars) for start in (1024.0, 4096.0))
+    assert (one.equity * 4).tobytes() == two.equity.tobytes()  # powers of two scale without rounding
