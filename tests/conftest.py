@@ -1,0 +1,83 @@
+"""What tests share: how hypothesis runs, where real prices are, and which kernels must be here.
+
+ATC_SHARED_DATA        folder of real prices; default: shared/data beside the repository
+ATC_REQUIRE_SHARED=1   its absence is a failure, not a skip
+ATC_REQUIRE_KERNELS    kernels, separated by commas, whose absence is a failure, not a skip
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from atc_backtest.errors import UnavailableError
+from atc_backtest.kernels import KERNELS, get_kernel
+from atc_backtest.kernels.protocol import Kernel
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Time limits fail on busy machines, and a build must not fail by chance: CI repeats the same examples.
+settings.register_profile("dev", deadline=None, print_blob=True)
+settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def _shared_folder() -> Path:
+    named = os.environ.get("ATC_SHARED_DATA")
+    return Path(named) if named else ROOT.parent / "shared" / "data"
+
+
+def _required_kernels() -> list[str]:
+    return [name.strip() for name in os.environ.get("ATC_REQUIRE_KERNELS", "").split(",") if name.strip()]
+
+
+def _kernel_line(name: str) -> str:
+    try:
+        get_kernel(name)
+    except UnavailableError as error:
+        return f"{name}: MISSING, its tests are skipped. {error}"
+    return f"{name}: here"
+
+
+def pytest_report_header() -> list[str]:
+    """Says at the top what the run below cannot show."""
+    folder = _shared_folder()
+    data = str(folder) if folder.is_dir() else "MISSING, their tests are skipped (set ATC_SHARED_DATA)"
+    return [f"real prices: {data}", *(f"kernel {_kernel_line(name)}" for name in KERNELS)]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real prices. Skips where there is none, fails where ATC_REQUIRE_SHARED=1 asks for it."""
+    folder = _shared_folder()
+    if folder.is_dir():
+        return folder
+    reason = f"no real prices at {folder}: set ATC_SHARED_DATA to their folder"
+    if os.environ.get("ATC_REQUIRE_SHARED") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def need_kernel() -> Callable[[str], Kernel]:
+    """Name -> kernel. Skips where it is not installed, fails where ATC_REQUIRE_KERNELS names it."""
+
+    def need(name: str) -> Kernel:
+        try:
+            return get_kernel(name)
+        except UnavailableError as error:
+            if name in _required_kernels():
+                pytest.fail(f"ATC_REQUIRE_KERNELS names {name}: {error}")
+            pytest.skip(f"{name} kernel: {error}")
+
+    return need
+
+
+@pytest.fixture(scope="session")
+def required_kernels() -> list[str]:
+    """Names in ATC_REQUIRE_KERNELS."""
+    return _required_kernels()
