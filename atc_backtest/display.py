@@ -152,9 +152,8 @@ def show_plan(job: Job, as_json: bool) -> None:
     where = "processes" if plan.processes else "threads"
     print(f"{len(plan.partitions)} partitions on {plan.n_workers} {where}, kernel {job.kernel}")
     print(f"slabs of {plan.slab_bars:,} bars, computed {plan.block_bars:,} at a time")
-    print(
-        f"memory: at most {format_bytes(plan.projected_bytes)}, of which {format_bytes(plan.task_bytes)} a worker's task"
-    )
+    most, task = format_bytes(plan.projected_bytes), format_bytes(plan.task_bytes)
+    print(f"memory: at most {most}, of which {task} for each worker's task")
 
 
 # Reports

@@ -70,7 +70,7 @@ def test_a_tighter_budget_computes_smaller_blocks_then_fewer_sets() -> None:
 
 
 def test_too_small_a_budget_is_refused_with_the_smallest_that_works() -> None:
-    with pytest.raises(ConfigError, match="too small for 4 workers.*Raise --memory-limit") as caught:
+    with pytest.raises(ConfigError, match=r"too small for 4 workers.*Raise --memory-limit") as caught:
         make_plan(shape((0,)), 4, True, 10**8)
     several, single = re.findall(r"[\d.]+ [GM]B", str(caught.value))[1:]
     assert make_plan(shape((0,)), 4, True, parse_bytes(several.replace(" ", "")))
