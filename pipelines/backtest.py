@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atc_backtest import __version__
 from atc_backtest.accounts import ACCOUNT, Bars, Rules, Saved, new_accounts
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
@@ -21,7 +22,7 @@ from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamK
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.pipelines.executors import Executor, Threads, existing_cluster, local_cluster
 from atc_backtest.pipelines.job import Job, check_saves
-from atc_backtest.pipelines.partition import PartSummary, needed_fields, run_partition
+from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
 from atc_backtest.pipelines.runs import Run, create_run, open_run, resume_job
 from atc_backtest.stores.base import StoreInfo
@@ -155,12 +156,13 @@ def _shape(info: StoreInfo, chosen: tuple[int, ...], sets: Sequence[RunConfig], 
     has_open = "open" in info.fields
     rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in sets]
     fields = needed_fields(rules, [run.source for run in sets], save)
-    missing = [name for name in fields if name not in info.fields and any(run.source != "close" for run in sets)]
-    if missing and any(run.source != "close" for run in sets):
-        raise ConfigError(
-            f"a source other than close needs the fields {', '.join(missing)}, which {info.path} lacks: "
-            "ingest files that have them, or use source = 'close'."
-        )
+    for run in sets:
+        missing = [name for name in SOURCE_FIELDS[run.source] if name not in info.fields]
+        if missing:
+            raise ConfigError(
+                f"source = {run.source!r} needs the fields {', '.join(missing)}, which {info.path} lacks: "
+                "ingest files that have them, or use source = 'close'."
+            )
     layouts = [StreamLayout.of(key) for key in {StreamKey.of(run.atc) for run in sets}]
     return Shape(
         symbols=chosen,
@@ -181,8 +183,9 @@ def _symbol_bars(info: StoreInfo, partition: Partition) -> int:
 
 
 def _versions() -> dict[str, str]:
-    names = ("atc-backtest", "numpy", "numba", "zarr", "pyarrow", "dask")
-    return {name: version(name) for name in names}
+    return {"atc-backtest": __version__} | {
+        name: version(name) for name in ("numpy", "numba", "zarr", "pyarrow", "dask")
+    }
 
 
 def _compile(job: Job) -> None:
@@ -195,6 +198,3 @@ def _compile(job: Job) -> None:
     rules = Rules.of(replace(run, execution=replace(run.execution, fill="next_close")), 0, has_open=False)
     bars = Bars(ts=np.arange(8), close=close[0], signal=np.zeros(8))
     advance(new_accounts(rules, 1)[0], rules, bars, Saved.room(8))
-
-
-__all__ = ["Options", "PartSummary", "Progress", "backtest", "clustered", "prepare"]

@@ -96,4 +96,5 @@ def to_records(table: pa.Table) -> list[dict[str, Any]]:
         if pa.types.is_timestamp(field.type):
             text = pc.strftime(table.column(index).cast(pa.timestamp("s", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")
             table = table.set_column(index, field.name, text)
-    return table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

@@ -1,0 +1,268 @@
+"""The main job: the same rows whatever the kernel, the cut, the executor or the interruptions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from filling import fill_store
+from prices import tick_walk
+
+from atc_backtest.config import AtcConfig, ExecutionConfig, RunConfig, resolve
+from atc_backtest.errors import ConfigError, StoreError, UnavailableError
+from atc_backtest.kernels import get_kernel
+from atc_backtest.pipelines.backtest import Options, Progress, backtest, prepare
+from atc_backtest.pipelines.runs import open_run
+from atc_backtest.reference import atc
+from atc_backtest.stores.zarr_store import open_store
+
+COSTS = ExecutionConfig(fee_bps=5.0, slippage_bps=2.0, shorts=True)
+RUN = RunConfig(AtcConfig(), COSTS, calendar="24/7")
+ALL = ("signals", "equity", "trades")
+
+
+def closes(n_symbols: int, n_bars: int) -> np.ndarray:
+    close = np.stack([tick_walk(n_bars, seed) for seed in range(n_symbols)])
+    if n_symbols > 2:
+        close[1, :90] = np.nan
+        close[2, n_bars // 2 :: 5] = np.nan
+    return close
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seventy symbols (two chunks of them) x 900 hourly bars; the last symbol has no bars but one."""
+    path = tmp_path_factory.mktemp("stores") / "prices.zarr"
+    close = closes(70, 900)
+    close[69, 1:] = np.nan
+    fill_store(path, close)
+    return path
+
+
+def run(store: Path, out: Path, sets: list[RunConfig] | None = None, **options: object) -> pa.Table:
+    return backtest(store, out, sets or [RUN], Options(**options)).table()  # type: ignore[arg-type]
+
+
+def test_saved_signals_are_the_reference_and_figures_end_where_the_equity_does(store: Path, tmp_path: Path) -> None:
+    opened = backtest(store, tmp_path / "run", [RUN], Options(kernel="numba", save=ALL, symbols=("S001", "S065")))
+    close = open_store(store).read("close", (1, 2), (0, 900))[0]
+    signals = opened.table("signals").to_pandas()
+    expected = atc(close, AtcConfig())
+    present = ~np.isnan(close)
+    got = signals[signals.symbol == "S001"]
+    assert np.array_equal(got.signal.to_numpy(), expected.signal[present])
+    metrics = opened.table().to_pandas().set_index("symbol")
+    equity = opened.table("equity").to_pandas().groupby("symbol").equity
+    trades = opened.table("trades").to_pandas()
+    for symbol in ("S001", "S065"):
+        assert equity.last()[symbol] == metrics.final_equity[symbol]
+        assert equity.count()[symbol] == metrics.n_bars[symbol]
+        pnl = trades[trades.symbol == symbol].pnl.sum()
+        assert pnl == pytest.approx(metrics.final_equity[symbol] - 10_000, rel=1e-9)
+        closed = trades[(trades.symbol == symbol) & (trades.status == "closed")]
+        assert len(closed) == metrics.trades[symbol] > 0
+    assert trades[trades.status == "open"].exit_price.isna().all()
+
+
+def test_rust_and_numba_give_the_same_rows(store: Path, tmp_path: Path) -> None:
+    try:
+        get_kernel("rust")
+    except UnavailableError as error:
+        pytest.skip(f"rust kernel: {error}")
+    runs = [backtest(store, tmp_path / name, [RUN], Options(kernel=name, save=ALL)) for name in ("rust", "numba")]
+    for dataset in ("metrics", *ALL):
+        one, other = (opened.table(dataset) for opened in runs)
+        assert one.num_rows > 0
+        assert as_bytes(one) == as_bytes(other), dataset
+
+
+def as_bytes(table: pa.Table) -> bytes:
+    """The table's logical content as bytes: an Arrow file of its rows in one batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+def test_threads_blocks_and_sets_per_partition_change_nothing(store: Path, tmp_path: Path) -> None:
+    sets = [RUN, replace(RUN, atc=AtcConfig(lambda_=0.3)), replace(RUN, execution=replace(COSTS, shorts=False))]
+    sets.append(replace(RUN, source="hlc3"))
+    whole = run(store, tmp_path / "one", sets, threads=1)
+    assert whole.num_rows == 70 * 4
+    least = prepare(store, tmp_path / "x", sets, Options(threads=1)).plan
+    job = prepare(store, tmp_path / "x", sets, Options(threads=3, memory_limit=None))
+    assert job.plan.partitions != least.partitions
+    assert run(store, tmp_path / "three", sets, threads=3).equals(whole)
+    for index, config in enumerate(sets):
+        alone = run(store, tmp_path / f"alone{index}", [config])
+        rows = whole.filter(pa.compute.equal(whole["param_id"], index)).drop_columns(["param_id"])
+        assert rows.select(alone.drop_columns(["param_id"]).column_names).equals(alone.drop_columns(["param_id"]))
+
+
+def test_a_small_budget_computes_in_smaller_blocks_with_the_same_rows(tmp_path: Path) -> None:
+    path = tmp_path / "long.zarr"
+    fill_store(path, closes(3, 20_000))
+    free = prepare(path, tmp_path / "x", [RUN], Options(threads=1)).plan
+    limit = free.projected_bytes - 1
+    tight = prepare(path, tmp_path / "x", [RUN], Options(threads=1, memory_limit=limit)).plan
+    assert tight.block_bars < free.block_bars
+    assert run(path, tmp_path / "a", threads=1).equals(run(path, tmp_path / "b", threads=1, memory_limit=limit))
+
+
+def test_varying_settings_become_columns(store: Path, tmp_path: Path) -> None:
+    sets = [RUN, replace(RUN, atc=AtcConfig(profile="pine")), replace(RUN, atc=AtcConfig(decay=0.5))]
+    table = run(store, tmp_path / "run", sets, symbols=("S000",))
+    assert table.column_names[-2:] == ["decay", "profile"]
+    assert table["profile"].to_pylist() == ["enhance", "pine", "enhance"]
+    assert table["decay"].to_pylist() == [0.03, 0.03, 0.5]
+
+
+def test_a_symbol_without_evaluated_bars_has_null_figures(store: Path, tmp_path: Path) -> None:
+    row = run(store, tmp_path / "run", symbols=("S069",)).to_pylist()[0]
+    assert row["n_bars"] == 0
+    assert row["sharpe"] is row["total_return"] is row["start_ts"] is None
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(store: Path, tmp_path: Path) -> None:
+    whole = run(store, tmp_path / "whole", save=ALL)
+
+    def interrupt(n_bars: int) -> None:
+        if open_run(tmp_path / "cut").done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backtest(store, tmp_path / "cut", [RUN], Options(save=ALL, threads=1), Progress(advanced=interrupt))
+    half = open_run(tmp_path / "cut")
+    assert len(half.done) == 1 < len(half.partitions)
+    assert not list((tmp_path / "cut").rglob("*.tmp"))
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.parquet")}
+    resumed = backtest(store, tmp_path / "cut", [RUN], Options(save=ALL, resume=True))
+    assert resumed.table().equals(whole)
+    for name in ALL:
+        assert resumed.table(name).equals(open_run(tmp_path / "whole").table(name))
+    assert all(path.stat().st_mtime_ns == written for path, written in done.items())
+    again = backtest(store, tmp_path / "cut", [RUN], Options(save=ALL, resume=True))
+    assert again.table().equals(whole)
+
+
+def test_resuming_with_other_settings_is_refused(store: Path, tmp_path: Path) -> None:
+    run(store, tmp_path / "run", symbols=("S000",))
+    other = replace(RUN, atc=AtcConfig(lambda_=0.5))
+    with pytest.raises(ConfigError, match="begun with other settings"):
+        run(store, tmp_path / "run", [other], symbols=("S000",), resume=True)
+    with pytest.raises(ConfigError, match="begun with other --symbols"):
+        run(store, tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="begun with other saved series"):
+        run(store, tmp_path / "run", symbols=("S000",), resume=True, save=("equity",))
+    with pytest.raises(StoreError, match="is not a run"):
+        run(store, tmp_path / "absent", resume=True)
+
+
+def test_prices_that_change_under_a_run_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prices.zarr"
+    fill_store(path, closes(1, 200))
+    run(path, tmp_path / "run")
+    fill_store(path, closes(1, 200)[:, :10], start=500)
+    with pytest.raises(ConfigError, match="begun with other store version"):
+        run(path, tmp_path / "run", resume=True)
+
+
+def test_nothing_in_the_way_is_touched(store: Path, tmp_path: Path) -> None:
+    run(store, tmp_path / "run", symbols=("S000",))
+    with pytest.raises(StoreError, match=r"already holds a run.*--resume.*--overwrite"):
+        run(store, tmp_path / "run", symbols=("S000",))
+    assert run(store, tmp_path / "run", symbols=("S001",), overwrite=True)["symbol"].to_pylist() == ["S001"]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    with pytest.raises(StoreError, match="is not a run: choose another --out; nothing was touched"):
+        run(store, precious, overwrite=True)
+    assert (precious / "thesis.txt").read_text() == "years"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"symbols": ("S000", "NOPE")}, "NOPE: not in .*S000, S001"),
+        ({"save": ("prices",)}, "cannot save 'prices': choose from signals, equity, trades"),
+        ({"workers": 0}, "--workers 0 is not allowed: at least 1"),
+        ({"workers": 1, "scheduler": "tcp://x:1"}, "give one of them"),
+        ({"kernel": "fortran"}, "unknown kernel 'fortran'"),
+        ({"memory_limit": 10**7}, "memory limit of 10 MB is too small.*needs at least"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_work(
+    store: Path, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(store, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fields_that_a_store_lacks_are_named(tmp_path: Path) -> None:
+    fill_store(tmp_path / "closes.zarr", closes(1, 100), fields=("close",))
+    with pytest.raises(ConfigError, match=r"source = 'hl2' needs the fields high, low.*lacks"):
+        run(tmp_path / "closes.zarr", tmp_path / "run", [replace(RUN, source="hl2")])
+    with pytest.raises(ConfigError, match=r"needs opening prices.*next_close"):
+        run(tmp_path / "closes.zarr", tmp_path / "run", [replace(RUN, execution=ExecutionConfig(fill="next_open"))])
+    assert run(tmp_path / "closes.zarr", tmp_path / "run", save=("trades",)).num_rows == 1
+
+
+def test_the_manifest_says_what_was_run(store: Path, tmp_path: Path) -> None:
+    run(store, tmp_path / "run", kernel="numba", symbols=("S000",))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["kernel"] == "numba"
+    assert manifest["store"] == {"path": str(store), "version": open_store(store).info.version}
+    assert {"atc-backtest", "numba", "zarr"} <= set(manifest["versions"])
+    assert manifest["sets"][0]["bars_per_year"] == 8766
+    assert open_run(tmp_path / "run").sets == (RUN,)
+
+
+def test_a_local_cluster_gives_the_same_rows(store: Path, tmp_path: Path) -> None:
+    whole = run(store, tmp_path / "threads", save=ALL, kernel="numba")
+    seen: list[int] = []
+    clustered = backtest(
+        store,
+        tmp_path / "cluster",
+        [RUN],
+        Options(workers=2, save=ALL, kernel="numba"),
+        Progress(advanced=seen.append),
+    )
+    assert clustered.table().equals(whole)
+    for name in ALL:
+        assert clustered.table(name).equals(open_run(tmp_path / "threads").table(name))
+    assert len(seen) == len(clustered.partitions) == 2
+
+
+def test_a_scheduler_that_is_not_there_is_named(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        run(store, tmp_path / "run", scheduler="tcp://127.0.0.1:9")
+
+
+def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path) -> None:
+    path = tmp_path / "big.zarr"
+    fill_store(path, np.stack([tick_walk(40_000, seed) for seed in range(128)]))
+    program = f"""
+import json, resource, sys
+from pathlib import Path
+from atc_backtest.config import RunConfig
+from atc_backtest.pipelines.backtest import Options, backtest, prepare
+options = Options(threads=2, kernel="numba", save=("signals", "equity", "trades"))
+args = Path({str(path)!r}), Path({str(tmp_path / "run")!r}), [RunConfig()], options
+projected = prepare(*args).plan.projected_bytes
+backtest(*args)
+print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, projected]))
+"""
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    peak, projected = json.loads(found.stdout)
+    assert peak <= projected
+
+
+def test_the_environment_reaches_the_configuration() -> None:
+    assert resolve(environment={"ATC_SHORTS": "true"}).execution.shorts
