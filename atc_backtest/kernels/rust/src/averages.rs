@@ -258,7 +258,6 @@ impl<V: Vector, const ODD: usize, const ROBUSTNESS: usize, const GENERAL: bool> 
             let half_older = self.x.back(bar, self.shortest / 2, reach);
             let (mut hs, mut hw) = (self.halves.s[bar], self.halves.w[bar]);
             let now = self.y_first + bar;
-            let (past, rest) = self.y.split_at_mut(now);
             nine_times!(K => {
                 let j = const { ASCENDING[K] };
                 longer_weighted::<V, ROBUSTNESS, K>(&mut s, &mut w, older);
@@ -267,19 +266,41 @@ impl<V: Vector, const ODD: usize, const ROBUSTNESS: usize, const GENERAL: bool> 
                     hs = hs + half_older[reach - 1 - step];
                     hw = hw + hs;
                 }
-                let y = hw * V::splat(self.halves.by[j]) - w * V::splat(self.by_full[j]);
-                rest[0][j] = y;
-                let (mut sum, mut weighted) = (y, y);
-                for row in past[now + 1 - self.smooth[j]..].iter().rev() {
-                    sum = sum + row[j];
-                    weighted = weighted + sum;
+                self.y[now][j] = hw * V::splat(self.halves.by[j]) - w * V::splat(self.by_full[j]);
+                if K % 3 == 2 {
+                    let three = const { [ASCENDING[K / 3 * 3], ASCENDING[K / 3 * 3 + 1], ASCENDING[K]] };
+                    let smoothed = smooth(self.y, now, three, self.smooth);
+                    for i in 0..3 {
+                        signs.cross(&edge, bar, three[i], smoothed[i] * V::splat(self.by_smooth[three[i]]));
+                    }
                 }
-                signs.cross(&edge, bar, j, weighted * V::splat(self.by_smooth[j]));
             });
             signs.end_bar(bar);
         }
         signs.end();
     }
+}
+
+/// W of the last values of y, for three lengths of ascending size: side by side as far as the
+/// shortest smoothing goes, then each on its own.
+#[inline(always)]
+fn smooth<V: Vector>(y: &[Nine<V>], now: usize, three: [usize; 3], smooth: &Nine<usize>) -> [V; 3] {
+    let mut sums = [y[now][three[0]], y[now][three[1]], y[now][three[2]]];
+    let mut weighted = sums;
+    for lag in 1..smooth[three[0]] {
+        let past = &y[now - lag];
+        for i in 0..3 {
+            sums[i] = sums[i] + past[three[i]];
+            weighted[i] = weighted[i] + sums[i];
+        }
+    }
+    for i in 1..3 {
+        for lag in smooth[three[0]]..smooth[three[i]] {
+            sums[i] = sums[i] + y[now - lag][three[i]];
+            weighted[i] = weighted[i] + sums[i];
+        }
+    }
+    weighted
 }
 
 const SPAN: f64 = 0.666 - 0.064;

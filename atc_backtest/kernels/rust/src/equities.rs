@@ -70,9 +70,27 @@ impl<V: Vector> Pass<V> for Rise<'_, V> {
 }
 
 /// Can no equity of `e` pass the ceiling within a tile that lifts it at most by `rise`?
-pub fn stays_below<V: Vector>(e: &[V], rise: V) -> bool {
-    let highest = e.iter().fold(V::splat(0.0), |a, &b| b.larger(a));
-    V::numbers(&[highest * rise]).iter().all(|&bound| bound < SAFE)
+pub fn stays_below<V: Vector>(e: &[V; LENGTHS], rise: V) -> bool {
+    let mut bound = [rise];
+    V::enter(Highest { e, bound: &mut bound[0] });
+    V::numbers(&bound).iter().all(|&bound| bound < SAFE)
+}
+
+struct Highest<'a, V> {
+    e: &'a [V; LENGTHS],
+    /// The rise, then the rise of the highest equity.
+    bound: &'a mut V,
+}
+
+impl<V: Vector> Pass<V> for Highest<'_, V> {
+    #[inline(always)]
+    fn run(self) {
+        let mut highest = self.e[0];
+        for j in 1..LENGTHS {
+            highest = highest.larger(self.e[j]);
+        }
+        *self.bound = *self.bound * highest;
+    }
 }
 
 /// Layer 1 of one family: nine equities, and q = 100 * S in hundredths.

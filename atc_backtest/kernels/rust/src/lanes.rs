@@ -19,6 +19,8 @@ struct Lane {
     remaining: usize,
     /// Next position in the block.
     position: usize,
+    /// Has it a bar at every position?
+    gapless: bool,
     /// Positions of the tile's bars.
     at: Where,
 }
@@ -30,7 +32,13 @@ enum Where {
 
 impl<'a> Lanes<'a> {
     pub fn new(prices: Prices<'a>, first: usize, counts: &[usize], bars: &[i64]) -> Self {
-        let lane = |(&remaining, &t)| Lane { t, remaining, position: 0, at: Where::From(0) };
+        let lane = |(&remaining, &t)| Lane {
+            t,
+            remaining,
+            position: 0,
+            gapless: remaining == prices.n_bars,
+            at: Where::From(0),
+        };
         Self { prices, first, lanes: counts.iter().zip(bars).map(lane).collect(), n: 0 }
     }
 
@@ -66,29 +74,17 @@ impl<'a> Lanes<'a> {
             close.fill(before.0);
             source.fill(before.1);
         }
-        let (close, source) = (V::numbers_mut(close), V::numbers_mut(source));
-        for (i, lane) in self.lanes.iter_mut().enumerate() {
-            if lane.remaining == 0 {
-                continue;
+        let same = std::ptr::eq(self.prices.close, self.prices.source);
+        for (i, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.remaining > 0) {
+            let symbol = self.first + i;
+            lane.find(self.prices.close_of(symbol), n);
+            lane.pack(self.prices.close_of(symbol), i, close);
+            if !same {
+                lane.pack(self.prices.source_of(symbol), i, source);
             }
-            let (closes, sources) =
-                (self.prices.close_of(self.first + i), self.prices.source_of(self.first + i));
-            lane.find(closes, n);
-            match &lane.at {
-                Where::From(start) => {
-                    for (bar, (c, x)) in closes[*start..][..n].iter().zip(&sources[*start..][..n]).enumerate()
-                    {
-                        close[bar * V::LANES + i] = *c;
-                        source[bar * V::LANES + i] = *x;
-                    }
-                }
-                Where::Listed(at) => {
-                    for (bar, &at) in at.iter().enumerate() {
-                        close[bar * V::LANES + i] = closes[at];
-                        source[bar * V::LANES + i] = sources[at];
-                    }
-                }
-            }
+        }
+        if same {
+            source.copy_from_slice(close);
         }
     }
 
@@ -100,22 +96,15 @@ impl<'a> Lanes<'a> {
         tile: &[V],
         stride: usize,
     ) {
-        let tile = V::numbers(tile);
         for (i, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.remaining > 0) {
             let row = ((self.first + i) * values + index) * self.prices.n_bars;
             let row = &mut out[row..][..self.prices.n_bars];
-            let of_lane = tile.iter().skip(i).step_by(stride * V::LANES);
+            let of_lane = V::numbers(tile).chunks(stride * V::LANES).map(|vectors| vectors[i]);
             match &lane.at {
                 Where::From(start) => {
-                    for (out, value) in row[*start..][..self.n].iter_mut().zip(of_lane) {
-                        *out = *value;
-                    }
+                    row[*start..][..self.n].iter_mut().zip(of_lane).for_each(|(to, value)| *to = value);
                 }
-                Where::Listed(at) => {
-                    for (&at, value) in at.iter().zip(of_lane) {
-                        row[at] = *value;
-                    }
-                }
+                Where::Listed(at) => at.iter().zip(of_lane).for_each(|(&at, value)| row[at] = value),
             }
         }
     }
@@ -135,10 +124,20 @@ impl<'a> Lanes<'a> {
 }
 
 impl Lane {
+    /// The tile's values out of a symbol's row, into lane `i`.
+    fn pack<V: Vector>(&self, row: &[f64], i: usize, tile: &mut [V]) {
+        let tile = V::numbers_mut(tile).chunks_exact_mut(V::LANES);
+        match &self.at {
+            Where::From(start) => tile.zip(&row[*start..]).for_each(|(to, value)| to[i] = *value),
+            Where::Listed(at) => tile.zip(at).for_each(|(to, &at)| to[i] = row[at]),
+        }
+    }
+
     /// The next `n` present bars.
     fn find(&mut self, close: &[f64], n: usize) {
         let next = &close[self.position..][..n];
-        if next.iter().all(|close| !close.is_nan()) {
+        // No early exit: a loop without one is vectorised.
+        if self.gapless || !next.iter().fold(false, |gap, close| gap | close.is_nan()) {
             self.at = Where::From(self.position);
             self.position += n;
             return;

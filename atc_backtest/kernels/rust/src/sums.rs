@@ -109,7 +109,7 @@ impl<V: Vector> Pass<V> for DoubleWeighted<'_, V> {
     }
 }
 
-/// Plain (`s`) and weighted (`w`) sums of one window, a value per bar of the tile.
+/// Plain (`s`) and weighted (`w`, where the doublings are) sums of one window, a value per bar.
 pub struct Window<V> {
     pub length: usize,
     pub s: Vec<V>,
@@ -117,8 +117,9 @@ pub struct Window<V> {
 }
 
 impl<V: Vector> Window<V> {
-    pub fn new(length: usize, bars: usize) -> Self {
-        Self { length, s: vec![V::splat(0.0); bars], w: vec![V::splat(0.0); bars] }
+    pub fn new(length: usize, weighted: bool, bars: usize) -> Self {
+        let zeros = |n| vec![V::splat(0.0); n];
+        Self { length, s: zeros(bars), w: zeros(if weighted { bars } else { 0 }) }
     }
 
     /// Sums for the bars at rows `first..stop` of `x`, from the doublings of the same rows.
@@ -127,20 +128,42 @@ impl<V: Vector> Window<V> {
         for (power, lag) in powers(self.length) {
             rest -= 1 << power;
             let (plain, weighted) = doublings.level(x, power);
-            let weighted = if doublings.weighted { weighted } else { plain };
-            V::enter(Term {
-                rest: rest as f64,
-                plain: &plain[first - lag..stop - lag],
-                weighted: &weighted[first - lag..stop - lag],
-                newest: lag == 0,
-                s: &mut self.s[..stop - first],
-                w: &mut self.w[..stop - first],
-            });
+            let rows = first - lag..stop - lag;
+            let (newest, s) = (lag == 0, &mut self.s[..stop - first]);
+            if self.w.is_empty() {
+                V::enter(Term { plain: &plain[rows], newest, s });
+            } else {
+                let (plain, weighted) = (&plain[rows.clone()], &weighted[rows]);
+                let w = &mut self.w[..stop - first];
+                V::enter(WeightedTerm { rest: rest as f64, plain, weighted, newest, s, w });
+            }
         }
     }
 }
 
+/// S = T (the newest power of two), or S = S + T.
 struct Term<'a, V> {
+    plain: &'a [V],
+    newest: bool,
+    s: &'a mut [V],
+}
+
+impl<V: Vector> Pass<V> for Term<'_, V> {
+    #[inline(always)]
+    fn run(self) {
+        let plain = &self.plain[..self.s.len()];
+        if self.newest {
+            self.s.copy_from_slice(plain);
+            return;
+        }
+        for (s, plain) in self.s.iter_mut().zip(plain) {
+            *s = *s + *plain;
+        }
+    }
+}
+
+/// The same, and W = W + (W_n + rest*T_n).
+struct WeightedTerm<'a, V> {
     rest: f64,
     plain: &'a [V],
     weighted: &'a [V],
@@ -149,16 +172,22 @@ struct Term<'a, V> {
     w: &'a mut [V],
 }
 
-impl<V: Vector> Pass<V> for Term<'_, V> {
+impl<V: Vector> Pass<V> for WeightedTerm<'_, V> {
     #[inline(always)]
     fn run(self) {
         let n = self.s.len();
         let (plain, weighted, w) = (&self.plain[..n], &self.weighted[..n], &mut self.w[..n]);
         let rest = V::splat(self.rest);
+        if self.newest {
+            for i in 0..n {
+                self.s[i] = plain[i];
+                w[i] = if self.rest > 0.0 { weighted[i] + rest * plain[i] } else { weighted[i] };
+            }
+            return;
+        }
         for i in 0..n {
-            let term = if self.rest > 0.0 { weighted[i] + rest * plain[i] } else { weighted[i] };
-            (self.s[i], w[i]) =
-                if self.newest { (plain[i], term) } else { (self.s[i] + plain[i], w[i] + term) };
+            self.s[i] = self.s[i] + plain[i];
+            w[i] = w[i] + if self.rest > 0.0 { weighted[i] + rest * plain[i] } else { weighted[i] };
         }
     }
 }
