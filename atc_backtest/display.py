@@ -97,7 +97,10 @@ class ShownRun:
 
 def _bars() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    return Progress(*columns, _Rate(), TimeRemainingColumn(), console=_error_console(), transient=True)
+    console = _error_console()
+    return Progress(
+        *columns, _Rate(), TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 @contextmanager

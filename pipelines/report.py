@@ -35,10 +35,9 @@ def report_table(run: Run, selection: Selection) -> pa.Table:
     if selection.limit is not None and selection.limit < 1:
         raise ConfigError(f"--limit {selection.limit} is not allowed: at least 1.")
     direction = "ascending" if selection.ascending else "descending"
-    keys = [(selection.sort, direction), ("symbol", "ascending"), ("param_id", "ascending")]
-    keys = list({name: (name, order) for name, order in reversed(keys)}.values())[::-1]
-    order = pc.sort_indices(table, sort_keys=keys, null_placement="at_end")
-    return table.take(order if selection.limit is None else order[: selection.limit])
+    ties = [(name, "ascending") for name in ("symbol", "param_id") if name != selection.sort]
+    table = table.sort_by([(selection.sort, direction), *ties])
+    return table if selection.limit is None else table.slice(0, selection.limit)
 
 
 def warnings(run: Run, table: pa.Table) -> list[str]:

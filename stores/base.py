@@ -7,6 +7,7 @@ field. One bar size and one calendar statement per store.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,11 +15,45 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from atc_backtest.errors import DataError
+
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 FIELDS = ("open", "high", "low", "close", "volume")
 """Fields a store may hold, in this order; every store holds `close`."""
+
+BAR_UNITS_NS = {
+    "w": 7 * 86_400 * 10**9,
+    "d": 86_400 * 10**9,
+    "h": 3_600 * 10**9,
+    "m": 60 * 10**9,
+    "s": 10**9,
+    "ms": 10**6,
+    "us": 10**3,
+    "ns": 1,
+}
+"""Units a bar size is written in, largest first. A month is none: months differ in length."""
+
+
+def parse_bar(text: str) -> int:
+    """A bar size as people write it, `1m`, `5m`, `1h`, `1d`, `1w`, to nanoseconds; `DataError` otherwise."""
+    match = re.fullmatch(r"([1-9][0-9]{0,11})([a-z]{1,2})", text.strip())
+    unit_ns = BAR_UNITS_NS.get(match[2]) if match else None
+    if match is None or unit_ns is None or int(match[1]) * unit_ns >= 2**63:
+        units = ", ".join(reversed(BAR_UNITS_NS))
+        raise DataError(
+            f"bar size {text!r} is not known: write a whole number and one of the units {units}, e.g. 1m, 5m, 1h, 1d, 1w."
+        )
+    return int(match[1]) * unit_ns
+
+
+def format_bar(bar_ns: int) -> str:
+    """Nanoseconds as the largest unit that divides them: 3600e9 to `1h`. `DataError` unless positive."""
+    if bar_ns <= 0:
+        raise DataError(f"bar size = {bar_ns} ns is not allowed: more than 0.")
+    unit = next(unit for unit, unit_ns in BAR_UNITS_NS.items() if bar_ns % unit_ns == 0)
+    return f"{bar_ns // BAR_UNITS_NS[unit]}{unit}"
 
 
 @dataclass(frozen=True)

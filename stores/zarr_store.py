@@ -102,9 +102,9 @@ class ZarrStore:
         group = _arrays(self._path, info.fields, info.chunk, len(rows), n_bars)
         group["ts"][info.n_bars : n_bars] = ts
         for name in info.fields:
-            whole = np.full((len(rows), ts.size), np.nan)  # every symbol: nothing uncommitted shines through
+            whole = np.full((group[name].shape[0], ts.size), np.nan)  # every row: nothing uncommitted shines through
             whole[[at[symbol] for symbol in symbols]] = blocks[name]
-            group[name][: len(rows), info.n_bars : n_bars] = whole
+            group[name][:, info.n_bars : n_bars] = whole
         for symbol, close in zip(symbols, blocks["close"], strict=True):
             rows[symbol] = _counted(rows[symbol], ts, close)
         info = replace(info, version=info.version + 1, n_bars=n_bars, symbols=tuple(rows.values()))
@@ -198,7 +198,7 @@ def _chunk(n_symbols: int) -> tuple[int, int]:
 
 def _arrays(path: Path, fields: Sequence[str], chunk: tuple[int, int], n_symbols: int, n_bars: int) -> Any:
     """The group open for writing, its arrays made or grown to hold so many symbols and bars."""
-    group = zarr.open_group(path, mode="a", zarr_format=3)
+    group: Any = zarr.open_group(path, mode="a", zarr_format=3)
     rows = -(-n_symbols // chunk[0]) * chunk[0]
     columns = (-(-n_bars // chunk[1]) + SPARE_CHUNKS) * chunk[1]
     if "ts" not in group:
