@@ -42,9 +42,7 @@ def parse_bar(text: str) -> int:
     unit_ns = BAR_UNITS_NS.get(match[2]) if match else None
     if match is None or unit_ns is None or int(match[1]) * unit_ns >= 2**63:
         units = ", ".join(reversed(BAR_UNITS_NS))
-        raise DataError(
-            f"bar size {text!r} is not known: write a whole number and one of the units {units}, e.g. 1m, 5m, 1h, 1d, 1w."
-        )
+        raise DataError(f"bar size {text!r} is not known: write a whole number and a unit of {units}, e.g. 5m, 1h, 1d.")
     return int(match[1]) * unit_ns
 
 
