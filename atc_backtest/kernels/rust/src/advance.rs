@@ -127,6 +127,10 @@ fn length<T>(name: &str, array: &[T], expected: usize) -> Result<(), String> {
 }
 
 impl Task for Advance<'_> {
+    fn width(&self) -> usize {
+        self.prices.n_symbols
+    }
+
     fn with<V: Vector>(mut self) {
         let symbols = self.prices.n_symbols;
         let counts: Vec<usize> = (0..symbols).map(|symbol| self.prices.count(symbol)).collect();

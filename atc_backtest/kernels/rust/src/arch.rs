@@ -14,6 +14,8 @@ pub enum Level {
 
 /// A computation written for any vector type.
 pub trait Task {
+    /// Lanes that there is work for.
+    fn width(&self) -> usize;
     fn with<V: Vector>(self);
 }
 
@@ -32,7 +34,7 @@ impl Level {
     pub fn available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => is_x86_feature_detected!("avx512f"),
+            Level::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl"),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(not(target_arch = "x86_64"))]
@@ -57,6 +59,8 @@ impl Level {
     /// Run `task` on this level's vectors, or on portable ones where they are missing.
     pub fn run<T: Task>(self, task: T) {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if self.available() && task.width() <= 4 => task.with::<x86::Avx512Half>(),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 if self.available() => task.with::<x86::Avx512>(),
             #[cfg(target_arch = "x86_64")]
@@ -183,6 +187,10 @@ mod x86 {
         !a
     }
     #[inline(always)]
+    unsafe fn select_half(mask: __mmask8, yes: __m256d, no: __m256d) -> __m256d {
+        unsafe { _mm256_mask_blend_pd(mask, no, yes) }
+    }
+    #[inline(always)]
     unsafe fn select_256(mask: __m256d, yes: __m256d, no: __m256d) -> __m256d {
         unsafe { _mm256_blendv_pd(no, yes, mask) }
     }
@@ -206,6 +214,17 @@ mod x86 {
         [_mm512_add_pd, _mm512_sub_pd, _mm512_mul_pd, _mm512_div_pd],
         [_mm512_max_pd, _mm512_min_pd, _mm512_set1_pd, _mm512_abs_pd, _mm512_roundscale_pd::<NEAREST>],
         [_mm512_cmp_pd_mask, select_512, and_8, not_8]
+    );
+    // Few symbols: shorter vectors with the same many registers and masks, which cost less each.
+    vector!(
+        Avx512Half,
+        __m256d,
+        __mmask8,
+        4,
+        "avx512f,avx512vl",
+        [_mm256_add_pd, _mm256_sub_pd, _mm256_mul_pd, _mm256_div_pd],
+        [_mm256_max_pd, _mm256_min_pd, _mm256_set1_pd, abs_256, _mm256_roundscale_pd::<NEAREST>],
+        [_mm256_cmp_pd_mask, select_half, and_8, not_8]
     );
     vector!(
         Avx2,
