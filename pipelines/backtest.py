@@ -28,6 +28,9 @@ from atc_backtest.pipelines.runs import Run, create_run, open_run, resume_job
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.zarr_store import open_store
 
+PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
+"""Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
+
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
@@ -76,6 +79,7 @@ def prepare(store: Path, out: Path, sets: Sequence[RunConfig], options: Options)
     info = open_store(store).info
     chosen = _chosen(info, options.symbols)
     save = check_saves(options.save)
+    kernel = get_kernel(options.kernel).name
     n_workers = options.workers or options.threads or os.cpu_count() or 1
     clustered = options.workers is not None or options.scheduler is not None
     job = Job(
@@ -87,9 +91,9 @@ def prepare(store: Path, out: Path, sets: Sequence[RunConfig], options: Options)
         bars_per_year=tuple(
             bars_per_year(info.bar_ns, run.calendar or info.calendar, run.bars_per_year) for run in sets
         ),
-        kernel=get_kernel(options.kernel).name,
+        kernel=kernel,
         save=save,
-        plan=make_plan(_shape(info, chosen, sets, save), n_workers, clustered, options.memory_limit),
+        plan=make_plan(_shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit),
     )
     return resume_job(job) if options.resume else job
 
@@ -152,7 +156,9 @@ def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:
     return tuple(sorted({position[name] for name in names}))
 
 
-def _shape(info: StoreInfo, chosen: tuple[int, ...], sets: Sequence[RunConfig], save: Sequence[str]) -> Shape:
+def _shape(
+    info: StoreInfo, chosen: tuple[int, ...], sets: Sequence[RunConfig], save: Sequence[str], kernel: str
+) -> Shape:
     has_open = "open" in info.fields
     rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in sets]
     fields = needed_fields(rules, [run.source for run in sets], save)
@@ -173,6 +179,7 @@ def _shape(info: StoreInfo, chosen: tuple[int, ...], sets: Sequence[RunConfig], 
         n_sets=len(sets),
         state_bytes=8 * sum(layout.width for layout in layouts),
         set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize,
+        process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
     )
 

@@ -18,6 +18,7 @@ from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
 from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
 from atc_backtest.pipelines.job import METRICS, Job, settings_of
+from atc_backtest.pipelines.plan import ROW_GROUP
 
 TS = pa.timestamp("ns", tz="UTC")
 _TYPES = {
@@ -70,8 +71,6 @@ class PartWriter:
     Readers list only committed names; leaving the `with` block without `commit` removes the file.
     """
 
-    ROW_GROUP = 1 << 18
-
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path = path
         self._schema = schema
@@ -92,12 +91,12 @@ class PartWriter:
         if table.num_rows:
             self._waiting.append(table)
             self._n_waiting += table.num_rows
-        if self._n_waiting >= self.ROW_GROUP:
+        if self._n_waiting >= ROW_GROUP:
             self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
-            self._file.write_table(pa.concat_tables(self._waiting), row_group_size=self.ROW_GROUP)
+            self._file.write_table(pa.concat_tables(self._waiting), row_group_size=ROW_GROUP)
         self._waiting, self._n_waiting = [], 0
 
     def commit(self) -> None:

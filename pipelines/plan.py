@@ -13,8 +13,8 @@ from itertools import groupby
 
 from atc_backtest.errors import ConfigError
 
-WORKER_BASE_BYTES = 420 * 2**20
-"""An idle process with NumPy, Numba, Zarr, PyArrow and Dask imported and kernels compiled; measured."""
+ROW_GROUP = 1 << 18
+"""Saved rows that wait in a writer before they are encoded."""
 
 SMALLEST_BLOCK = 256
 """Bars; below this, fixed costs per call outweigh the bars themselves."""
@@ -38,6 +38,8 @@ class Shape:
     n_sets: int
     state_bytes: int
     set_bytes: int
+    process_bytes: int
+    """One process before its first bar: packages imported, kernels compiled."""
     saved_bytes: int = 0
 
 
@@ -79,7 +81,7 @@ def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int |
     process. Raises `ConfigError` with the smallest budget that works when the limit is too small.
     """
     budget = math.inf if memory_limit is None else memory_limit
-    fixed = _fixed_bytes(n_workers, processes)
+    fixed = _fixed_bytes(shape, n_workers, processes)
     sets = _sets_for_parallelism(shape, n_workers)
     block = shape.chunk_bars
     while True:
@@ -110,12 +112,12 @@ def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int |
     )
 
 
-def _fixed_bytes(n_workers: int, processes: bool) -> int:
-    return WORKER_BASE_BYTES * (1 + n_workers if processes else 1)
+def _fixed_bytes(shape: Shape, n_workers: int, processes: bool) -> int:
+    return shape.process_bytes * (1 + n_workers if processes else 1)
 
 
 def _least(shape: Shape, processes: bool) -> int:
-    return _fixed_bytes(1, processes) + _task_bytes(shape, 1, min(SMALLEST_BLOCK, shape.chunk_bars))
+    return _fixed_bytes(shape, 1, processes) + _task_bytes(shape, 1, min(SMALLEST_BLOCK, shape.chunk_bars))
 
 
 def _sets_for_parallelism(shape: Shape, n_workers: int) -> int:
@@ -132,7 +134,7 @@ def _task_bytes(shape: Shape, sets: int, block: int) -> int:
     read = (shape.n_fields + 3) * slab + times
     state = symbols * (shape.state_bytes + 2 * sets * shape.set_bytes)
     working = 8 * block * (symbols * (sets + 3) + 2 * sets + 16)
-    saved = symbols * sets * min(block, shape.n_bars) * shape.saved_bytes
+    saved = 2 * shape.saved_bytes * min(symbols * sets * shape.n_bars, ROW_GROUP + block)
     return read + state + working + saved
 
 

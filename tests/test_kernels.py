@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from prices import tick_walk
 
 from atc_backtest.config import AtcConfig, PerFamily
-from atc_backtest.errors import ConfigError, DataError, UnavailableError
+from atc_backtest.errors import ConfigError, DataError
 from atc_backtest.kernels import KERNELS, get_kernel
 from atc_backtest.kernels.protocol import OUTPUT_AXES, Kernel, Outputs, Prices, State
 from atc_backtest.reference import atc
-
-REQUIRED = [name for name in os.environ.get("ATC_REQUIRE_KERNELS", "").split(",") if name]
 
 CONFIGS = {
     "default": AtcConfig(),
@@ -36,13 +34,8 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module", params=["numba", "rust"])
-def kernel(request: pytest.FixtureRequest) -> Kernel:
-    try:
-        return get_kernel(request.param)
-    except UnavailableError as error:
-        if request.param in REQUIRED:
-            raise
-        pytest.skip(f"{request.param} kernel: {error}")
+def kernel(request: pytest.FixtureRequest, need_kernel: Callable[[str], Kernel]) -> Kernel:
+    return need_kernel(request.param)
 
 
 def run(
@@ -229,15 +222,8 @@ def test_no_drift_even_through_a_crash(kernel: Kernel, length: int) -> None:
         np.testing.assert_allclose(got, want, rtol=2e-13, atol=0)
 
 
-def test_kernels_continue_each_others_states() -> None:
-    kernels = []
-    for name in ("numba", "rust"):
-        try:
-            kernels.append(get_kernel(name))
-        except UnavailableError as error:
-            if name in REQUIRED:
-                raise
-            pytest.skip(f"{name} kernel: {error}")
+def test_kernels_continue_each_others_states(need_kernel: Callable[[str], Kernel]) -> None:
+    kernels = [need_kernel("numba"), need_kernel("rust")]
     close, configs = market(330), [AtcConfig(), AtcConfig(profile="pine", cutout=5)]
     whole_state, whole = run(kernels[0], configs, Prices(close))
     state = kernels[0].new_state(configs, close.shape[0])
@@ -290,7 +276,7 @@ def test_wrong_shapes_are_refused(kernel: Kernel) -> None:
 
 
 def test_the_reference_as_a_kernel_and_the_table() -> None:
-    reference, prices = get_kernel("reference"), Prices(market(90))
+    reference, prices = get_kernel("reference"), Prices(market(130))
     _, outputs = run(reference, [AtcConfig()], prices, [13, 40])
     assert_reference(outputs, [AtcConfig()], prices)
     with pytest.raises(DataError, match="cannot continue another kernel's state"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from filling import fill_store
 from prices import tick_walk
 
 from atc_backtest.config import AtcConfig, ExecutionConfig, RunConfig, resolve
-from atc_backtest.errors import ConfigError, StoreError, UnavailableError
-from atc_backtest.kernels import get_kernel
+from atc_backtest.errors import ConfigError, StoreError
+from atc_backtest.kernels.protocol import Kernel
 from atc_backtest.pipelines.backtest import Options, Progress, backtest, prepare
 from atc_backtest.pipelines.runs import open_run
 from atc_backtest.reference import atc
@@ -70,11 +71,8 @@ def test_saved_signals_are_the_reference_and_figures_end_where_the_equity_does(s
     assert trades[trades.status == "open"].exit_price.isna().all()
 
 
-def test_rust_and_numba_give_the_same_rows(store: Path, tmp_path: Path) -> None:
-    try:
-        get_kernel("rust")
-    except UnavailableError as error:
-        pytest.skip(f"rust kernel: {error}")
+def test_rust_and_numba_give_the_same_rows(store: Path, tmp_path: Path, need_kernel: Callable[[str], Kernel]) -> None:
+    need_kernel("rust")
     runs = [backtest(store, tmp_path / name, [RUN], Options(kernel=name, save=ALL)) for name in ("rust", "numba")]
     for dataset in ("metrics", *ALL):
         one, other = (opened.table(dataset) for opened in runs)
@@ -240,7 +238,7 @@ def test_a_local_cluster_gives_the_same_rows(store: Path, tmp_path: Path) -> Non
     assert len(seen) == len(clustered.partitions) == 2
 
 
-def test_a_scheduler_that_is_not_there_is_named(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_is_not_there_is_named(store: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         run(store, tmp_path / "run", scheduler="tcp://127.0.0.1:9")
 

@@ -23,6 +23,7 @@ def shape(symbols: tuple[int, ...], n_sets: int = 1, n_bars: int = 100_000, chun
         n_sets=n_sets,
         state_bytes=2_000,
         set_bytes=1_000,
+        process_bytes=400 * 10**6,
     )
 
 

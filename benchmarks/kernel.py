@@ -1,0 +1,166 @@
+"""The kernels' speed, as ratios measured side by side in one run: `make bench`.
+
+Every row is the median of interleaved rounds on one core (two where it says so), default parameters
+unless named, the final signal written. `plain` is plain_numba.py; its result is compared with the
+kernels' before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import plain_numba
+
+from atc_backtest.config import AtcConfig
+from atc_backtest.kernels import get_kernel
+from atc_backtest.kernels.protocol import Kernel, Outputs, Prices
+from atc_backtest.kernels.rust import RustKernel
+from atc_backtest.live import Live
+
+CONFIG = AtcConfig()
+SETS = [replace(CONFIG, lambda_=0.01 + 0.005 * i, decay=0.01 * (1 + i % 5)) for i in range(20)]
+
+
+def walks(n_symbols: int, n_bars: int) -> np.ndarray:
+    steps = np.random.default_rng(1).normal(0, 0.001, (n_symbols, n_bars))
+    return np.round(100 * np.exp(np.cumsum(steps, axis=1)), 2)
+
+
+def job(kernel: Kernel, close: np.ndarray, configs: list[AtcConfig]) -> Callable[[], None]:
+    prices = Prices(close)
+    outputs = Outputs.allocate(["signal"], len(configs), *close.shape)
+    return lambda: kernel.advance(kernel.new_state(configs, close.shape[0]), prices, outputs)
+
+
+def medians(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of each job, the median of interleaved rounds after one warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(rounds + 1):
+        for name, work in jobs.items():
+            began = time.perf_counter()
+            work()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def check() -> None:
+    """Numba and every Rust path agree on 20,000 bars, plain Numba on 2,000, before they are compared for speed."""
+    close = walks(2, 20_000)
+    found = []
+    for kernel in (get_kernel("numba"), *(RustKernel(level) for level in ("avx512", "avx2", "portable"))):
+        outputs = Outputs.allocate(["signal"], 1, 2, 20_000)
+        kernel.advance(kernel.new_state([CONFIG], 2), Prices(close), outputs)
+        found.append(outputs.signal)
+    assert all(np.array_equal(found[0], other) for other in found[1:]), "kernels disagree"
+    # plain_numba slides its windows: after some thousand bars its drift alone flips crossings.
+    head = np.ascontiguousarray(close[0, :2000])
+    assert np.abs(plain_numba.atc(head, CONFIG) - found[0][0, 0, :2000]).max() < 1e-9, "plain_numba disagrees"
+
+
+def in_two_threads(kernel: Kernel, close: np.ndarray, pool: ThreadPoolExecutor) -> Callable[[], None]:
+    halves = [job(kernel, np.ascontiguousarray(half), [CONFIG]) for half in np.array_split(close, 2)]
+    return lambda: [future.result() for future in [pool.submit(half) for half in halves]] and None
+
+
+def live(n_symbols: int) -> Callable[[], object]:
+    follower = Live([CONFIG], [f"S{i}" for i in range(n_symbols)], kernel="rust")
+    follower.warm_up(walks(n_symbols, 200))
+    bar = walks(n_symbols, 1)[:, 0]
+    return lambda: [follower.update(bar) for _ in range(100)]
+
+
+def machine() -> str:
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rounds", type=int, default=5)
+    rounds = options.parse_args().rounds
+    check()
+    wide, one, flat = walks(64, 100_000), walks(1, 100_000), walks(1000, 1500)
+    rust, numba = get_kernel("rust"), get_kernel("numba")
+    portable, avx2 = RustKernel("portable"), RustKernel("avx2")
+    few = np.ascontiguousarray(wide[:8, :20_000])
+    with ThreadPoolExecutor(2) as pool:
+        seconds = medians(
+            {
+                "plain": lambda: plain_numba.atc(one[0], CONFIG),
+                "rust": job(rust, wide, [CONFIG]),
+                "avx2": job(avx2, wide, [CONFIG]),
+                "portable": job(portable, wide, [CONFIG]),
+                "flat": job(rust, flat, [CONFIG]),
+                "one": job(rust, one, [CONFIG]),
+                "numba": job(numba, few, [CONFIG]),
+                "single": job(rust, few, [CONFIG]),
+                "twenty": job(rust, few, SETS),
+                "threads": in_two_threads(rust, wide, pool),
+                "live 1": live(1),
+                "live 10k": live(10_000),
+                "recompute": job(rust, walks(1, 1500), [CONFIG]),
+            },
+            rounds,
+        )
+    ns = {
+        "plain": seconds["plain"] / one.size,
+        "rust": seconds["rust"] / wide.size,
+        "avx2": seconds["avx2"] / wide.size,
+        "portable": seconds["portable"] / wide.size,
+        "flat": seconds["flat"] / flat.size,
+        "one": seconds["one"] / one.size,
+        "numba": seconds["numba"] / few.size,
+    }
+    ns = {name: 1e9 * value for name, value in ns.items()}
+    print(f"# {machine()}; medians of {rounds} interleaved rounds\n")
+    print("| what | measured | against |\n|---|---|---|")
+
+    def row(what: str, measured: str, against: str) -> None:
+        print(f"| {what} | {measured} | {against} |")
+
+    def over_plain(name: str) -> str:
+        return f"1/{ns['plain'] / ns[name]:.1f} of plain"
+
+    row("plain Numba, an array per average", f"{ns['plain']:.0f} ns a bar", "1")
+    row("Rust, best path, 64 symbols x 100k bars", f"{ns['rust']:.1f} ns a bar", over_plain("rust"))
+    row("Rust, AVX2", f"{ns['avx2']:.1f} ns a bar", over_plain("avx2"))
+    row("Rust, portable (SSE2 here)", f"{ns['portable']:.1f} ns a bar", over_plain("portable"))
+    row(
+        "Rust, 1,000 symbols x 1,500 bars", f"{ns['flat']:.1f} ns a bar", f"{ns['flat'] / ns['rust']:.2f}x of 64 x 100k"
+    )
+    row("Rust, one symbol, 100k bars", f"{ns['one']:.0f} ns a bar", over_plain("one"))
+    row("Numba, 8 symbols x 20k bars", f"{ns['numba']:.0f} ns a bar", over_plain("numba"))
+    row(
+        "20 sets sharing lengths",
+        f"{1e9 * seconds['twenty'] / few.size / 20:.1f} ns a bar and set",
+        f"{seconds['twenty'] / seconds['single'] / 20:.2f}x of 20 single runs",
+    )
+    row("two threads", "", f"{seconds['rust'] / seconds['threads']:.2f}x one")
+    row("live, one bar of 1 symbol", f"{1e4 * seconds['live 1']:.1f} µs", "")
+    row("live, one bar of 10,000 symbols", f"{10 * seconds['live 10k']:.2f} ms", "")
+    row(
+        "live against recomputing 1,500 bars",
+        "",
+        f"1/{seconds['recompute'] / (seconds['live 1'] / 100):.0f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

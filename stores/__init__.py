@@ -1,0 +1,1 @@
+"""Where prices lie: the interface, its implementations, and the way in (`ingest`)."""
