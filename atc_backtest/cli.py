@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Backtest Adaptive Trend Classification over data larger than memory: ingest, backtest, report.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
 store_app = typer.Typer(help="Look at a price store.", no_args_is_help=True)
