@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.runs import Run
     from atc_backtest.stores.base import StoreInfo
+    from atc_backtest.stores.ingest import IngestReport
 
 WIDE = 140
 """Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
@@ -214,6 +215,54 @@ def _cell(value: Any, how: str) -> str:
 
 
 # Stores and installation
+
+
+@contextmanager
+def ingest_progress() -> Iterator[Callable[[int, int, int], None]]:
+    """A progress bar over files while the block runs; what it yields takes files done, files in all, rows read."""
+    console = _error_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rows]} rows"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("looking at files", total=None, rows=0)
+
+        def show(done: int, total: int, rows: int) -> None:
+            what = f"reading file {done + 1} of {total}" if done < total else "writing the store"
+            bars.update(task, description=what, completed=done, total=total, rows=_count(rows))
+
+        yield show
+
+
+def show_ingest(report: IngestReport, as_json: bool) -> None:
+    """What came in, symbol by symbol: a column for every rule that any row met, what was assumed, what is next."""
+    from atc_backtest.stores.base import format_bar
+    from atc_backtest.stores.ingest import DONE, RULES
+
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    met = [rule for rule in RULES if any(getattr(symbol, rule) for symbol in report.symbols)]
+    view = Table(box=None, pad_edge=False)
+    view.add_column("symbol")
+    for name in ("rows read", "kept", *(f"{RULES[rule]}: {DONE[rule]}" for rule in met)):
+        view.add_column(name, justify="right")
+    view.add_column("first (UTC)")
+    view.add_column("last (UTC)")
+    for symbol in report.symbols:
+        counts = (symbol.rows_read, symbol.rows_kept, *(getattr(symbol, rule) for rule in met))
+        span = ("-" if ns is None else iso(ns) for ns in (symbol.first_ns, symbol.last_ns))
+        view.add_row(symbol.name, *(f"{count:,}" for count in counts), *span)
+    _console().print(view)
+    for note in report.notes:
+        print(f"note   {note}")
+    rows = sum(symbol.rows_read for symbol in report.symbols)
+    n_symbols = sum(symbol.rows_kept > 0 for symbol in report.symbols)
+    files, symbols = ("" if n == 1 else "s" for n in (report.files, n_symbols))
+    print(f"read   {rows:,} rows of {report.files} file{files} in {report.seconds:.2f} s")
+    print(
+        f"store  {report.store}: {n_symbols} symbol{symbols} x {report.n_bars:,} bars of {format_bar(report.bar_ns)}, "
+        f"{', '.join(report.fields)}, calendar {report.calendar}"
+    )
+    print(f"next   atc-backtest backtest {report.store}")
 
 
 def show_store(info: StoreInfo, as_json: bool) -> None:

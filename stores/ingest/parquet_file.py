@@ -1,0 +1,71 @@
+"""Parquet as a stream of columns, a few rows at a time whatever the size of its row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from atc_backtest.errors import DataError
+from atc_backtest.stores.ingest.sources import Source
+
+READ_BUFFER_BYTES = 1 << 20
+CELL_BYTES = 8
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """One Parquet file with its schema read."""
+
+    source: Source
+    columns: tuple[str, ...]
+    is_kline: bool = False
+
+    def batches(self, texts: Sequence[int], numbers: Sequence[int], batch_bytes: int) -> Iterator[list[pa.Array]]:
+        """Columns `texts` as they are, then `numbers` as float64, about `batch_bytes` at a time.
+
+        Decimals and numbers written as text become the nearest float64. `DataError` for text that is no
+        number, another type, or a damaged file.
+        """
+        names = [self.columns[i] for i in (*texts, *numbers)]
+        rows = max(batch_bytes // (CELL_BYTES * len(names)), 1)
+        try:
+            with pq.ParquetFile(self.source.path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
+                for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names))):
+                    arrays = [_decoded(batch.column(name)) for name in names]
+                    yield arrays[: len(texts)] + [
+                        self._number(i, arrays[len(texts) + j]) for j, i in enumerate(numbers)
+                    ]
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.source.label} cannot be read ({error}): mend it, or leave it out.") from error
+
+    def _number(self, index: int, array: pa.Array) -> pa.Array:
+        try:
+            if pa.types.is_boolean(array.type) or pa.types.is_temporal(array.type):
+                raise pa.ArrowInvalid(f"type {array.type}")
+            if pa.types.is_integer(array.type):  # volumes beyond 2**53 are rounded, as they would be from text
+                return array.cast(pa.float64(), safe=False)
+            return array.cast(pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"{self.source.label}: column {self.columns[index]!r} does not hold numbers ({error}): mend the file, "
+                "or choose another column with --column."
+            ) from error
+
+
+def open_parquet(source: Source) -> ParquetTable:
+    """Reads the schema. `DataError` for a file that is unreadable."""
+    try:
+        with pq.ParquetFile(source.path) as file:
+            return ParquetTable(source, tuple(file.schema_arrow.names))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{source.label} is no readable Parquet file ({error}): make it again, or leave it out."
+        ) from error
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    return pc.cast(array, array.type.value_type) if pa.types.is_dictionary(array.type) else array
