@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from atc_backtest.stores.base import StoreInfo
     from atc_backtest.stores.ingest import IngestReport
 
-WIDE = 140
+WIDE = 160
 """Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
 
 
@@ -163,24 +163,27 @@ def show_plan(job: Job, as_json: bool) -> None:
 # Reports
 
 REPORT_COLUMNS = {
-    "symbol": "{}",
-    "n_bars": "{:,}",
-    "start_ts": "date",
-    "end_ts": "date",
-    "total_return": "{:+.1%}",
-    "cagr": "{:+.1%}",
-    "volatility": "{:.1%}",
-    "sharpe": "{:.2f}",
-    "sortino": "{:.2f}",
-    "max_drawdown": "{:.1%}",
-    "exposure": "{:.0%}",
-    "trades": "{:,}",
-    "win_rate": "{:.0%}",
-    "profit_factor": "{:.2f}",
-    "fees_paid": "{:,.0f}",
-    "buy_hold_return": "{:+.1%}",
+    "symbol": ("symbol", "{}"),
+    "n_bars": ("bars", "{:,}"),
+    "start_ts": ("from", "date"),
+    "end_ts": ("to", "date"),
+    "total_return": ("return", "{:+.1%}"),
+    "cagr": ("CAGR", "{:+.1%}"),
+    "volatility": ("volat.", "{:.1%}"),
+    "sharpe": ("Sharpe", "{:.2f}"),
+    "sortino": ("Sortino", "{:.2f}"),
+    "max_drawdown": ("max DD", "{:.1%}"),
+    "exposure": ("in mkt", "{:.0%}"),
+    "trades": ("trades", "{:,}"),
+    "win_rate": ("wins", "{:.0%}"),
+    "profit_factor": ("PF", "{:.2f}"),
+    "fees_paid": ("fees", "{:,.0f}"),
+    "buy_hold_return": ("hold", "{:+.1%}"),
 }
-"""What the terminal shows of the figures, and how; --json and --csv give all of them."""
+"""What the terminal shows of the figures: heading and format; --json and --csv give all of them."""
+
+NARROW = ("symbol", "total_return", "cagr", "sharpe", "max_drawdown", "trades", "profit_factor", "buy_hold_return")
+"""Of those, what fits into 80 columns."""
 
 
 def show_report(run: Run, table: pa.Table, sort: str) -> None:
@@ -188,16 +191,19 @@ def show_report(run: Run, table: pa.Table, sort: str) -> None:
     from atc_backtest.pipelines.report import basis, warnings
 
     everything = run.table()
-    shown = dict(REPORT_COLUMNS)
+    console = _console()
+    names = list(REPORT_COLUMNS) if console.width >= 130 else list(NARROW)
+    extra = [sort, *run.manifest["varying"]]
     if len(run.manifest["sets"]) > 1:
-        shown = {"symbol": "{}", "param_id": "{}"} | shown
-    shown |= {name: "{}" for name in (sort, *run.manifest["varying"]) if name not in shown}
+        extra.insert(0, "param_id")
+    shown = {name: REPORT_COLUMNS[name] for name in names}
+    shown |= {name: (name, "{}") for name in extra if name not in shown}
     view = Table(title=f"{run.path.name}, by {sort}", title_justify="left", box=None, pad_edge=False)
-    for name in shown:
-        view.add_column(name.replace("_", " "), justify="left" if name == "symbol" else "right")
+    for name, (heading, _) in shown.items():
+        view.add_column(heading, justify="left" if name == "symbol" else "right", no_wrap=True)
     for record in table.select(list(shown)).to_pylist():
-        view.add_row(*(_cell(record[name], how) for name, how in shown.items()))
-    _console().print(view)
+        view.add_row(*(_cell(record[name], how) for name, (_, how) in shown.items()))
+    console.print(view)
     if table.num_rows < everything.num_rows:
         print(f"... {everything.num_rows - table.num_rows} more rows: --limit {everything.num_rows}")
     print()
