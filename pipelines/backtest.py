@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from atc_backtest import __version__
-from atc_backtest.accounts import ACCOUNT, Bars, Rules, Saved, new_accounts
+from atc_backtest.accounts import ACCOUNT, FILLS, Bars, Rules, Saved, new_accounts
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
 from atc_backtest.execution import advance
@@ -24,7 +24,7 @@ from atc_backtest.pipelines.executors import Executor, Threads, existing_cluster
 from atc_backtest.pipelines.job import Job, check_saves
 from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
-from atc_backtest.pipelines.runs import Run, create_run, open_run, resume_job
+from atc_backtest.pipelines.runs import Basis, Run, create_run, open_run, resume_job
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.zarr_store import open_store
 
@@ -114,8 +114,7 @@ def backtest(
     job = prepare(store, out, sets, options)
     info = open_store(store).info
     if not options.resume:
-        calendars = [run.calendar or info.calendar for run in sets]
-        create_run(job, _versions(), calendars, options.overwrite)
+        create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
     todo = [p for p in job.plan.partitions if p.index not in open_run(out).done]
     work = {p.index: _symbol_bars(info, p) for p in todo}
     if not todo:
@@ -128,6 +127,11 @@ def backtest(
             if clustered(options):
                 progress.advanced(work[summary.index])
     return open_run(out)
+
+
+def _basis(run: RunConfig, info: StoreInfo) -> Basis:
+    rules = Rules.of(run, 0, "open" in info.fields)
+    return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill])
 
 
 def clustered(options: Options) -> bool:

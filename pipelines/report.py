@@ -44,7 +44,7 @@ def warnings(run: Run, table: pa.Table) -> list[str]:
     """What a reader of these figures must know before believing them."""
     found = []
     executions = [one["config"]["execution"] for one in run.manifest["sets"]]
-    if any(execution["fill"] == "close" for execution in executions):
+    if any(one["fill"] == "close" for one in run.manifest["sets"]):
         found.append("fill = close: fills at the very close that decided them are optimistic; next_open is not")
     if all(execution["fee_bps"] == 0 and execution["slippage_bps"] == 0 for execution in executions):
         found.append("no costs: fee_bps and slippage_bps are 0, so these figures are an upper bound")
@@ -67,7 +67,7 @@ def basis(run: Run) -> list[str]:
     manifest = run.manifest
     sets: Sequence[dict[str, Any]] = manifest["sets"]
     years = sorted({(one["calendar"], one["bars_per_year"]) for one in sets})
-    costs = sorted({tuple(one["config"]["execution"].items()) for one in sets})
+    costs = sorted({tuple((one["config"]["execution"] | {"fill": one["fill"]}).items()) for one in sets})
     lines = [
         f"store     {manifest['store']['path']} (version {manifest['store']['version']}), kernel {manifest['kernel']}",
         "year      " + "; ".join(f"{bars:g} bars (calendar {calendar})" for calendar, bars in years),

@@ -28,7 +28,15 @@ FORMAT = "atc-backtest run"
 FORMAT_VERSION = 1
 
 
-def create_run(job: Job, versions: Mapping[str, str], calendars: Sequence[str], overwrite: bool) -> None:
+@dataclass(frozen=True)
+class Basis:
+    """What a set's settings left to the store: the calendar its year is counted by, and its fill."""
+
+    calendar: str
+    fill: str
+
+
+def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], overwrite: bool) -> None:
     """Make the run's folder and its manifest; `StoreError` when something is in the way.
 
     `overwrite` replaces an earlier run, never anything else.
@@ -44,25 +52,20 @@ def create_run(job: Job, versions: Mapping[str, str], calendars: Sequence[str], 
         shutil.rmtree(job.run)
     try:
         job.run.mkdir(parents=True, exist_ok=True)
-        _write_manifest(job, versions, calendars)
+        _write_manifest(job, versions, bases)
     except OSError as error:
         raise StoreError(f"cannot create the run {job.run}: {error}.") from error
 
 
-def _write_manifest(job: Job, versions: Mapping[str, str], calendars: Sequence[str]) -> None:
+def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis]) -> None:
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "store": {"path": str(job.store), "version": job.store_version},
         "symbols": list(job.symbols),
         "sets": [
-            {
-                "config": config.to_dict(),
-                "digest": config.digest(),
-                "calendar": calendar,
-                "bars_per_year": bars,
-            }
-            for config, calendar, bars in zip(job.sets, calendars, job.bars_per_year, strict=True)
+            {"config": config.to_dict(), "digest": config.digest(), "bars_per_year": bars} | asdict(basis)
+            for config, bars, basis in zip(job.sets, job.bars_per_year, bases, strict=True)
         ],
         "kernel": job.kernel,
         "save": list(job.save),

@@ -219,6 +219,7 @@ def test_the_manifest_says_what_was_run(store: Path, tmp_path: Path) -> None:
     assert manifest["store"] == {"path": str(store), "version": open_store(store).info.version}
     assert {"atc-backtest", "numba", "zarr"} <= set(manifest["versions"])
     assert manifest["sets"][0]["bars_per_year"] == 8766
+    assert (manifest["sets"][0]["calendar"], manifest["sets"][0]["fill"]) == ("24/7", "next_open")
     assert open_run(tmp_path / "run").sets == (RUN,)
 
 
