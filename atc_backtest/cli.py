@@ -100,9 +100,11 @@ def ingest(
 ) -> None:
     """Read price files into a store. Nothing is filled or invented; what was dropped is counted."""
     from atc_backtest import display
+    from atc_backtest.metrics import DAY_NS, bars_per_year
     from atc_backtest.stores import ingest as ingesting
     from atc_backtest.stores.base import parse_bar
 
+    bars_per_year(DAY_NS, calendar)  # a calendar that no run could use is refused now
     options = ingesting.IngestOptions(
         tz=tz,
         wall_clock=wall_clock,

@@ -49,8 +49,11 @@ class ZarrStore:
 
     def __init__(self, path: Path, info: StoreInfo) -> None:
         self._path = path
+        self._use(info)
+
+    def _use(self, info: StoreInfo) -> None:
         self._info = info
-        self._group = zarr.open_group(path, mode="r") if info.n_bars else None
+        self._group = zarr.open_group(self._path, mode="r") if info.n_bars else None
 
     @property
     def info(self) -> StoreInfo:
@@ -89,7 +92,8 @@ class ZarrStore:
                 f"{self._path} is at version {info.version}, this writer opened {self._info.version}: "
                 "another writer was faster. Open the store again."
             )
-        _check_append(info, ts, symbols, blocks)
+        last = int(self.ts(info.n_bars - 1, info.n_bars)[0]) if info.n_bars else None
+        _check_append(info, last, ts, symbols, blocks)
         if ts.size == 0:
             return
         began = _now_ns(self._path)
@@ -109,7 +113,7 @@ class ZarrStore:
             rows[symbol] = _counted(rows[symbol], ts, close)
         info = replace(info, version=info.version + 1, n_bars=n_bars, symbols=tuple(rows.values()))
         _commit(self._path, info, began)
-        self.__init__(self._path, info)  # type: ignore[misc]
+        self._use(info)
 
 
 def open_store(path: Path) -> ZarrStore:
@@ -179,7 +183,8 @@ def new_store(
                 group["ts"][: ts.size] = ts
             rows = [SymbolInfo(name, 0, 0, 0) for name in symbols]
             yield StoreWriter(chunk, group, ts, rows)
-            info = replace(_empty(path, bar_ns, calendar, fields), version=1, chunk=chunk, n_bars=ts.size)
+            before = _read_manifest(path).version if path.exists() else 0  # a run that read it must notice
+            info = replace(_empty(path, bar_ns, calendar, fields), version=before + 1, chunk=chunk, n_bars=ts.size)
             _commit(building, replace(info, symbols=tuple(rows)), 0)
             _swap(building, path)
         finally:
@@ -258,7 +263,9 @@ def _check_block(field: str, block: F64, shape: tuple[int, int]) -> None:
         raise DataError(f"{field} is {block.dtype} {block.shape}: give float64 {shape}, [symbols, bars].")
 
 
-def _check_append(info: StoreInfo, ts: I64, symbols: Sequence[str], blocks: Mapping[str, F64]) -> None:
+def _check_append(
+    info: StoreInfo, last: int | None, ts: I64, symbols: Sequence[str], blocks: Mapping[str, F64]
+) -> None:
     _check_times(ts)
     if len(set(symbols)) != len(symbols):
         raise DataError(f"symbols repeat: {', '.join(symbols)}. Name each once.")
@@ -266,7 +273,6 @@ def _check_append(info: StoreInfo, ts: I64, symbols: Sequence[str], blocks: Mapp
         raise DataError(f"fields {', '.join(blocks)} do not match the store's {', '.join(info.fields)}: give those.")
     for name, block in blocks.items():
         _check_block(name, block, (len(symbols), ts.size))
-    last = max((symbol.last_ns for symbol in info.symbols if symbol.n_bars), default=None)
     if last is not None and ts.size and ts[0] <= last:
         raise DataError(
             f"ts[0] = {ts[0]} is not later than the store's last bar {last}: append only later bars, "
@@ -283,6 +289,12 @@ def _check_append(info: StoreInfo, ts: I64, symbols: Sequence[str], blocks: Mapp
                 f"{name} of {symbols[row]} at ts {ts[bar]} = {block[row, bar]!r}: present bars have finite prices > 0 "
                 "and volume >= 0 or NaN, missing ones (close NaN) NaN everywhere."
             )
+    if {"high", "low"} <= set(blocks) and (blocks["high"] < blocks["low"]).any():
+        row, bar = (int(i) for i in np.argwhere(blocks["high"] < blocks["low"])[0])
+        high, low = blocks["high"][row, bar], blocks["low"][row, bar]
+        raise DataError(
+            f"high of {symbols[row]} at ts {ts[bar]} = {high!r} lies below its low {low!r}: mend or drop it."
+        )
 
 
 # Manifest and commit
@@ -300,16 +312,19 @@ def _read_manifest(path: Path) -> StoreInfo:
             f"{path} has store format {found.get('format_version')!r}, this program reads {FORMAT_VERSION}: "
             "ingest it again, or use the program that wrote it."
         )
-    return StoreInfo(
-        path=str(path),
-        version=found["version"],
-        bar_ns=found["bar_ns"],
-        calendar=found["calendar"],
-        fields=tuple(found["fields"]),
-        symbols=tuple(SymbolInfo(*symbol) for symbol in found["symbols"]),
-        n_bars=found["n_bars"],
-        chunk=(found["chunk"][0], found["chunk"][1]),
-    )
+    try:
+        return StoreInfo(
+            path=str(path),
+            version=found["version"],
+            bar_ns=found["bar_ns"],
+            calendar=found["calendar"],
+            fields=tuple(found["fields"]),
+            symbols=tuple(SymbolInfo(*symbol) for symbol in found["symbols"]),
+            n_bars=found["n_bars"],
+            chunk=(found["chunk"][0], found["chunk"][1]),
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise StoreError(f"{path} is damaged: its {MANIFEST} lacks {error}. Ingest it again.") from error
 
 
 def _commit(path: Path, info: StoreInfo, began_ns: int) -> None:

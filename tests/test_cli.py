@@ -83,6 +83,12 @@ def test_refusals_exit_with_3_and_a_sentence(store: Path, tmp_path: Path, args: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_calendar_that_no_run_could_use_is_refused_at_ingest(tmp_path: Path) -> None:
+    result = atc("ingest", tmp_path, "--store", tmp_path / "s", "--calendar", "MARS")
+    assert result.exit_code == 3
+    assert "calendar = 'MARS' is not known: choose one of 24/7, 24/5, XNYS" in result.stderr
+
+
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     for command in (["backtest", tmp_path / "absent"], ["store", "info", tmp_path / "absent"], ["report", tmp_path]):
         result = atc(*command)

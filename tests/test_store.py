@@ -122,6 +122,7 @@ class Conformance:
             ({"close": np.inf}, r"close of B .*inf"),
             ({"open": 0.0}, r"open of B .*0.0"),
             ({"volume": -3.0}, r"volume of B .*-3.0"),
+            ({"high": 1.0}, r"high of B .*1.0.* lies below its low"),
             ({"close": np.nan}, r"open of B .*missing ones \(close NaN\) NaN everywhere"),
         ],
     )
@@ -139,6 +140,9 @@ class Conformance:
         store.append(hours(0, 9), ["A"], blocks(1, 9))
         with pytest.raises(DataError, match="is not later than the store's last bar"):
             store.append(hours(7, 9), ["A"], blocks(1, 9))
+        store.append(hours(9, 1), ["A"], {name: np.full((1, 1), np.nan) for name in FIELDS})
+        with pytest.raises(DataError, match="is not later than the store's last bar"):
+            store.append(hours(9, 1), ["A"], blocks(1, 1))
         with pytest.raises(DataError, match=r"ts\[1\] = \d+ is not later than ts\[0\]"):
             store.append(np.array([hours(50, 1)[0]] * 2), ["A"], blocks(1, 2))
         with pytest.raises(DataError, match="int64 nanoseconds"):
@@ -241,6 +245,7 @@ def test_nothing_that_is_in_the_way_is_touched(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="already holds a store: choose another path, or replace it with --overwrite"):
         build(path)
     build(path, overwrite=True)
+    assert open_store(path).info.version == 2
     other = tmp_path / "thesis"
     other.mkdir()
     with pytest.raises(StoreError, match="is not a store: choose another path; nothing was touched"):
@@ -257,6 +262,9 @@ def test_what_is_no_store_says_so(tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
     with pytest.raises(StoreError, match="store format 99, this program reads 1"):
+        open_store(path)
+    (path / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "chunk"}))
+    with pytest.raises(StoreError, match=r"is damaged: its manifest\.json lacks 'chunk'"):
         open_store(path)
     (path / "manifest.json").write_text("{}")
     with pytest.raises(StoreError, match="of another kind"):
