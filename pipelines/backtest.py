@@ -24,7 +24,7 @@ from atc_backtest.pipelines.executors import Executor, Threads, existing_cluster
 from atc_backtest.pipelines.job import Job, check_saves
 from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
-from atc_backtest.pipelines.runs import Basis, Run, create_run, open_run, resume_job
+from atc_backtest.pipelines.runs import Basis, Run, create_run, discard_unfinished, open_run, resume_job
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.zarr_store import open_store
 
@@ -113,7 +113,9 @@ def backtest(
     options, progress = options or Options(), progress or Progress()
     job = prepare(store, out, sets, options)
     info = open_store(store).info
-    if not options.resume:
+    if options.resume:
+        discard_unfinished(job.run)
+    else:
         create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
     todo = [p for p in job.plan.partitions if p.index not in open_run(out).done]
     work = {p.index: _symbol_bars(info, p) for p in todo}

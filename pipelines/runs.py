@@ -134,6 +134,12 @@ def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-*.parquet"))
 
 
+def discard_unfinished(path: Path) -> None:
+    """Remove the hidden files of writers that were killed before they could commit."""
+    for hidden in path.glob("*/.part-*.tmp"):
+        hidden.unlink(missing_ok=True)
+
+
 def resume_job(job: Job) -> Job:
     """`job` cut as the half-done run at its path was cut, so that its parts fit.
 

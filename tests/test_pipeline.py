@@ -140,7 +140,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(store: Path, tmp_path: Pat
     assert len(half.done) == 1 < len(half.partitions)
     assert not list((tmp_path / "cut").rglob("*.tmp"))
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("*.parquet")}
+    (tmp_path / "cut" / "equity" / ".part-00001.parquet.1.tmp").write_text("of a killed worker")
     resumed = backtest(store, tmp_path / "cut", [RUN], Options(save=ALL, resume=True))
+    assert not list((tmp_path / "cut").rglob("*.tmp"))
     assert resumed.table().equals(whole)
     for name in ALL:
         assert resumed.table(name).equals(open_run(tmp_path / "whole").table(name))
