@@ -101,7 +101,9 @@ def _advance_symbol(close, source, t, symbol, values, equities, constants, lengt
     """All bars of one symbol; its state is copied out of `values` and `equities` and back."""
     history, recursive_slot = slots[1], slots[2]
     state = values[:, symbol].copy()
-    own = equities[members[0], :, symbol].copy()
+    own = np.empty((members[0].size, equities.shape[1]))
+    for m in range(members[0].size):
+        own[m] = equities[members[0][m], :, symbol]
     x = np.empty(history + TILE)  # the last `history` sources, then the tile's
     x[:history] = state[1 : 1 + history]
     price = np.empty(1 + TILE)  # the previous close, then the tile's
