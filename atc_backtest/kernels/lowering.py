@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -84,26 +85,36 @@ class MemberConstants:
     @classmethod
     def of(cls, configs: Sequence[AtcConfig], members: Sequence[int], bars: I64, n_bars: int) -> MemberConstants:
         """For a call that advances symbols which have seen `bars` bars by at most `n_bars`."""
-        chosen = [configs[m] for m in members]
-        votes = [thresholds(c) for c in chosen]
+        chosen = tuple(configs[m] for m in members)
         first, last = int(bars.min()), int(bars.max()) + n_bars
         spans = [_growth_span(c, first, last) for c in chosen]
         rows = {key: row for row, key in enumerate(dict.fromkeys(spans))}
         table = np.ones((len(rows), max(stop - start for _, _, start, stop in spans)))
         for (lambda_, horizon, start, stop), row in rows.items():
             table[row, : stop - start] = growth(lambda_, horizon, start, stop)
+        cutout, keep, weights, up, down = _fixed(chosen)
         return cls(
             config=np.array(members, dtype=np.int64),
-            cutout=np.array([c.cutout for c in chosen], dtype=np.int64),
-            keep=np.array([1 - c.decay / 100 for c in chosen], dtype=np.float64),
-            weights=np.array([list(c.weights) for c in chosen], dtype=np.float64),
-            up=np.array([up for up, _ in votes], dtype=np.int64),
-            down=np.array([down for _, down in votes], dtype=np.int64),
+            cutout=cutout,
+            keep=keep,
+            weights=weights,
+            up=up,
+            down=down,
             growth_row=np.array([rows[span] for span in spans], dtype=np.int64),
             growth_start=np.array([start for _, _, start, _ in spans], dtype=np.int64),
             growth_last=np.array([stop - start - 1 for _, _, start, stop in spans], dtype=np.int64),
             growth=table,
         )
+
+
+@lru_cache(maxsize=64)
+def _fixed(chosen: tuple[AtcConfig, ...]) -> tuple[I64, F64, F64, I64, I64]:
+    """What no bar changes: cutouts, factors d, weights, and thresholds in hundredths."""
+    votes = np.array([thresholds(c) for c in chosen], dtype=np.int64)
+    cutout = np.array([c.cutout for c in chosen], dtype=np.int64)
+    keep = np.array([1 - c.decay / 100 for c in chosen], dtype=np.float64)
+    weights = np.array([list(c.weights) for c in chosen], dtype=np.float64)
+    return cutout, keep, weights, votes[:, 0].copy(), votes[:, 1].copy()
 
 
 def _growth_span(config: AtcConfig, first: int, last: int) -> tuple[float, int | None, int, int]:
