@@ -28,7 +28,7 @@ from atc_backtest.pipelines.runs import Basis, Run, create_run, discard_unfinish
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.zarr_store import open_store
 
-PROCESS_BYTES = {"rust": 400 * 2**20, "numba": 640 * 2**20, "reference": 400 * 2**20}
+PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
 
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200}

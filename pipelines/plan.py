@@ -127,17 +127,14 @@ def _sets_for_parallelism(shape: Shape, n_workers: int) -> int:
 
 
 def _task_bytes(shape: Shape, sets: int, block: int) -> int:
-    """Peak of one partition: a slab of every field (decoded and being decoded), a block's working arrays.
-
-    Saved rows count three times: as they wait, joined, and encoded.
-    """
+    """Peak of one partition: a slab of every field (decoded and being decoded), a block's working arrays."""
     symbols = max(len(block) for block in _symbol_blocks(shape))
     slab = 8 * shape.chunk_symbols * shape.chunk_bars
     times = 2 * 8 * shape.chunk_bars
     read = (shape.n_fields + 3) * slab + times
     state = symbols * (shape.state_bytes + 2 * sets * shape.set_bytes)
     working = 8 * block * (symbols * (sets + 3) + 2 * sets + 16)
-    saved = 3 * shape.saved_bytes * min(symbols * sets * shape.n_bars, ROW_GROUP + block)
+    saved = 2 * shape.saved_bytes * min(symbols * sets * shape.n_bars, ROW_GROUP + block)
     return read + state + working + saved
 
 
