@@ -15,6 +15,7 @@ help:
 	@echo "make demo       set up, ingest the bundled prices, backtest them with costs, print the reports"
 	@echo "make test       set up what is missing and run every test"
 	@echo "make check      format, lint and types of Python and Rust: what CI and pre-commit run"
+	@echo "make bench      the kernels' speed, as ratios measured side by side"
 	@echo "make venv       set up .venv for development and nothing more"
 	@echo "make clean      remove what was built and the demo's output; distclean removes .venv too"
 
@@ -45,6 +46,9 @@ check: .venv/.dev
 	else \
 	  echo "skipped: cargo fmt and clippy, for there is no Rust toolchain on PATH (https://rustup.rs)"; \
 	fi
+
+bench: .venv/.dev
+	$(PY) benchmarks/kernel.py
 
 venv: .venv/.dev
 
@@ -105,4 +109,4 @@ distclean: clean
 
 FORCE:
 
-.PHONY: help demo test check venv clean distclean FORCE
+.PHONY: help demo test check bench venv clean distclean FORCE
