@@ -97,37 +97,40 @@ def _mend(name: str, path: Path, dtype: np.dtype[np.void], zone: Zone | None, st
     order = np.argsort(ts, kind="stable")
     ordered = ts[order]
     last = np.append(ordered[1:] != ordered[:-1], True)
-    _count_doubles(name, rows, ordered, order, last, strict, counts)
-    kept = order[last]
+    same = _same_as_kept(rows, order, last)
+    if strict and same.size:
+        found = "is there twice" if same[0] else "is there twice with other values"
+        raise DataError(
+            f"{name}: the row at {show_time(int(ordered[np.argmin(last)]))} {found}: {REMEDY} dropped but for the "
+            "last one read."
+        )
+    counts["exact_duplicate"] = int(same.sum())
+    counts["conflicting_duplicate"] = same.size - counts["exact_duplicate"]
+    _rewrite(path, rows, order[last], ts)
+    return counts
+
+
+def _rewrite(path: Path, rows: Records, kept: I64, ts: I64) -> None:
+    """Put the rows `kept`, in that order and at their `ts`, into the place of `path`."""
     mended = path.with_suffix(".mended")
     for start in range(0, kept.size, PIECE_ROWS):
         at = kept[start : start + PIECE_ROWS]
         piece = np.array(rows[at])
         piece["ts"] = ts[at]
         write_records(mended, [piece], append=True)
-    del rows
     mended.replace(path)
-    return counts
 
 
-def _count_doubles(
-    name: str, rows: Records, ordered: I64, order: I64, last: NDArray[np.bool_], strict: bool, counts: Counter[str]
-) -> None:
-    """Rows that share a time with a later read one: exact when they hold the same as the last read."""
+def _same_as_kept(rows: Records, order: I64, last: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For every row that shares its time with a later read one, in order of time: do both hold the same?"""
     doubled = np.flatnonzero(~last)
     stays = np.flatnonzero(last)
     stays = stays[np.searchsorted(stays, doubled)]
+    same = np.empty(doubled.size, dtype=np.bool_)
     for start in range(0, doubled.size, PIECE_ROWS):
         part = slice(start, start + PIECE_ROWS)
-        same = _same(rows, order[doubled[part]], order[stays[part]])
-        if strict:
-            rule = "twice" if same[0] else "twice with other values"
-            raise DataError(
-                f"{name}: the row at {show_time(int(ordered[doubled[start]]))} is there {rule}: {REMEDY} "
-                "dropped but for the last one read."
-            )
-        counts["exact_duplicate"] += int(same.sum())
-        counts["conflicting_duplicate"] += int((~same).sum())
+        same[part] = _same(rows, order[doubled[part]], order[stays[part]])
+    return same
 
 
 def _same(rows: Records, one: I64, other: I64) -> NDArray[np.bool_]:

@@ -90,6 +90,7 @@ class CsvTable:
                 f"{label}: column {self.columns[int(found[1])]!r}{row} holds {found[3]}, not a number: "
                 "mend the file, or choose another column with --column."
             )
+        said = said.removeprefix("CSV parse error: ").replace("Row #", "line ")
         return f"{label} cannot be read as CSV ({said}): mend the file, or leave it out."
 
 

@@ -48,6 +48,8 @@ class ParquetTable:
                 raise pa.ArrowInvalid(f"type {array.type}")
             if pa.types.is_integer(array.type):  # volumes beyond 2**53 are rounded, as they would be from text
                 return array.cast(pa.float64(), safe=False)
+            if pa.types.is_decimal(array.type):  # text is rounded to the nearest, a decimal's own cast need not be
+                array = array.cast(pa.string())
             return array.cast(pa.float64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise DataError(
@@ -63,7 +65,7 @@ def open_parquet(source: Source) -> ParquetTable:
             return ParquetTable(source, tuple(file.schema_arrow.names))
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{source.label} is no readable Parquet file ({error}): make it again, or leave it out."
+            f"{source.label} cannot be read as Parquet ({error}): make it again, or leave it out."
         ) from error
 
 

@@ -85,7 +85,7 @@ def _members(file: Path) -> list[Source]:
             names = [name for name in archive.namelist() if _is_csv(name)]
     except (zipfile.BadZipFile, zlib.error, OSError) as error:
         raise DataError(
-            f"{file} cannot be read ({error}): it is no whole zip archive; fetch or make it again."
+            f"{file} is no whole zip archive ({error}): fetch or make it again, or leave it out."
         ) from error
     if not names:
         raise DataError(f"{file} holds no .csv file: put CSV files into it, or leave it out.")

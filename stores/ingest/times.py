@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import I64
-from atc_backtest.stores.ingest.zones import Zone
+from atc_backtest.stores.ingest.zones import NEVER_NS, Zone
 
 UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -78,8 +78,8 @@ class TimeColumn:
         return np.asarray(numbers * UNITS[self.unit or "ns"], dtype=np.int64)
 
     def _check_magnitude(self, values: NDArray[np.generic]) -> None:
-        low = FROM[self.unit or "ns"]
-        other = ~((values >= low) & (values < low * 1000))  # type: ignore[operator]
+        low, high = _range(self.unit or "ns")
+        other = ~((values >= low) & (values < high))  # type: ignore[operator]
         if other.any():
             raise DataError(
                 f"{self.label}: column {self.name!r} counts {UNIT_NAMES[self.unit or 'ns']} in its first row and has "
@@ -139,7 +139,12 @@ def _kind(of: pa.DataType, first: object) -> str | None:
 
 
 def _unit(first: float) -> str | None:
-    return next((unit for unit, low in FROM.items() if low <= first < low * 1000), None)
+    return next((unit for unit in FROM if _range(unit)[0] <= first < _range(unit)[1]), None)
+
+
+def _range(unit: str) -> tuple[int, int]:
+    """Epoch numbers [low, high) of a unit; int64 nanoseconds end in 2262."""
+    return FROM[unit], min(FROM[unit] * 1000, NEVER_NS // UNITS[unit])
 
 
 def _is_text(of: pa.DataType) -> bool:

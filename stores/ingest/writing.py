@@ -36,12 +36,18 @@ def write_blocks(
         group = series[s0 : s0 + n_symbols]
         read = [0] * len(group)
         for t0 in range(0, axis.size, n_bars):
-            ts = axis[t0 : t0 + n_bars]
-            block = np.full((len(fields), len(group), ts.size), np.nan)
-            for i, one in enumerate(group):
-                read[i] += _place(one, read[i], ts, block[:, i], dtype)
+            block = _block(group, read, axis[t0 : t0 + n_bars], len(fields), dtype)
             for name, values in zip(fields, block, strict=True):
-                writer.write(name, (s0, s0 + len(group)), (t0, t0 + ts.size), values)
+                writer.write(name, (s0, s0 + len(group)), (t0, t0 + values.shape[1]), values)
+            del block, values  # or the next block would be made beside this one
+
+
+def _block(group: Sequence[Series], read: list[int], ts: I64, n_fields: int, dtype: np.dtype[np.void]) -> F64:
+    """The rows of `group` at times `ts`: float64 [fields, symbols, bars]. `read` counts each symbol's rows taken."""
+    block = np.full((n_fields, len(group), ts.size), np.nan)
+    for i, one in enumerate(group):
+        read[i] += _place(one, read[i], ts, block[:, i], dtype)
+    return block
 
 
 def _place(series: Series, read: int, ts: I64, block: F64, dtype: np.dtype[np.void]) -> int:
