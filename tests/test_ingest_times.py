@@ -41,6 +41,13 @@ def refused(source: Path, store: Path, **options: object) -> str:
 
 # Kinds of times
 
+
+def test_dates_without_separators_are_not_taken_for_milliseconds_of_1976(tmp_path: Path) -> None:
+    message = refused(csv_of(tmp_path, [202401020000, 202401020001]), tmp_path / "s.zarr")
+    assert "column 'time' holds 202401020000, a date and time without separators" in message
+    assert "ISO 8601" in message
+
+
 EXPECTED = [(START_S + i * HOUR_S) * 10**9 for i in range(3)]
 
 

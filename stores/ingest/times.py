@@ -21,6 +21,8 @@ FROM = {"s": 10**8, "ms": 10**11, "us": 10**14, "ns": 10**17}
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d([.,]\d+)?)?)?)?(?P<offset> ?(Z|UTC|GMT|[+-]\d\d(:?\d\d)?))?")
+COMPACT = re.compile(r"(19[789]|20\d)\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d")
+"""yyyymmddHHMM, which is also a number of milliseconds."""
 ALLOWED = (
     "allowed are epoch numbers in s, ms, us or ns from 1973 on, ISO 8601 text such as 2024-01-31 or "
     "2024-01-31T09:30:00+01:00, and Arrow timestamps and dates"
@@ -114,6 +116,11 @@ def time_column(column: pa.Array, name: str, label: str, zone: Zone | None, wall
         unit = _unit(float(first))
         if unit is None:
             raise DataError(f"{label}: column {name!r} holds {first}, which is no epoch number; {ALLOWED}.")
+        if COMPACT.fullmatch(str(first)):
+            raise DataError(
+                f"{label}: column {name!r} holds {first}, a date and time without separators (as milliseconds it would "
+                f"lie in 1976); {ALLOWED}. Write it as ISO 8601."
+            )
         return TimeColumn(label, name, kind, unit, zone if wall_clock else None)
     if kind == "local" and zone is None:
         raise DataError(
