@@ -222,6 +222,29 @@ def test_no_drift_even_through_a_crash(kernel: Kernel, length: int) -> None:
         np.testing.assert_allclose(got, want, rtol=2e-13, atol=0)
 
 
+@pytest.mark.slow
+def test_no_drift_over_ten_million_bars(kernel: Kernel) -> None:
+    """From 1e5 down to 1e-3 in ten million bars: the last averages are those of their windows alone."""
+    n, piece, last = 10**7, 10**6, 100
+    state = kernel.new_state([AtcConfig()], 1)
+    noise = np.random.default_rng(0)
+    outputs = Outputs.allocate(["average"], 1, 1, last)
+    for start in range(0, n, piece):
+        trend = np.linspace(np.log(1e5), np.log(1e-3), n // piece + 1)[start // piece : start // piece + 2]
+        close = np.exp(np.linspace(*trend, piece) + noise.normal(0, 0.001, piece))
+        close = np.maximum(np.round(close, 5), 1e-5)[None]
+        if start + piece < n:
+            kernel.advance(state, Prices(close), Outputs())
+        else:
+            kernel.advance(state, Prices(np.ascontiguousarray(close[:, :-last])), Outputs())
+            kernel.advance(state, Prices(np.ascontiguousarray(close[:, -last:])), outputs)
+    assert state.bars[0] == n
+    assert outputs.average is not None
+    want = atc(close[0, -last - 60 :], AtcConfig()).average[..., -last:]
+    for family in (1, 2, 4):  # HMA, WMA, LSMA: windows; the others remember further back than this reference saw
+        np.testing.assert_allclose(outputs.average[0, 0, family], want[family], rtol=2e-13, atol=0)
+
+
 def test_kernels_continue_each_others_states(need_kernel: Callable[[str], Kernel]) -> None:
     kernels = [need_kernel("numba"), need_kernel("rust")]
     close, configs = market(330), [AtcConfig(), AtcConfig(profile="pine", cutout=5)]
