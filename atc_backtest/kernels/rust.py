@@ -33,7 +33,7 @@ class RustKernel:
         except ImportError as error:
             raise UnavailableError(
                 f"the Rust kernel is not installed ({error}): install a Rust toolchain (https://rustup.rs), "
-                "then install atc-backtest again (in a clone: make venv, or pip install --force-reinstall --no-deps .). "
+                "then install atc-backtest again (in a clone: make venv, or pip install --force-reinstall .). "
                 "The Numba kernel needs no Rust."
             ) from error
         self._advance = advance
