@@ -118,27 +118,21 @@ def backtest(
     else:
         create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
     todo = [p for p in job.plan.partitions if p.index not in open_run(out).done]
-    work = {p.index: _symbol_bars(info, p) for p in todo}
     if not todo:
         progress.started(job, 0, None)
         return open_run(out)
     _compile(job)
     with _executor(job, options) as executor:
-        progress.started(job, sum(work.values()), executor.dashboard)
+        progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
         for summary in executor.run(partial(run_partition, job), todo, progress.advanced):
-            if clustered(options):
-                progress.advanced(work[summary.index])
+            if job.plan.processes:  # threads have said so as they went
+                progress.advanced(summary.symbol_bars)
     return open_run(out)
 
 
 def _basis(run: RunConfig, info: StoreInfo) -> Basis:
     rules = Rules.of(run, 0, "open" in info.fields)
     return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill])
-
-
-def clustered(options: Options) -> bool:
-    """Whether the work is done in other processes."""
-    return options.workers is not None or options.scheduler is not None
 
 
 def _executor(job: Job, options: Options) -> AbstractContextManager[Executor]:

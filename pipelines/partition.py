@@ -123,7 +123,8 @@ class _Stream:
         """The sets that average one source; equal indicators among them are computed once."""
         members = [i for i, run in enumerate(self._sets) if run.source == source]
         configs = list(dict.fromkeys(self._sets[i].atc for i in members))
-        which = {i: configs.index(self._sets[i].atc) for i in members}
+        place = {config: at for at, config in enumerate(configs)}
+        which = {i: place[self._sets[i].atc] for i in members}
         return _Group(source, tuple(configs), which, self._kernel.new_state(configs, len(self._symbols)))
 
     def blocks(self, start: int, stop: int) -> Iterator[tuple[I64, Fields]]:
@@ -152,10 +153,10 @@ class _Stream:
             present = np.flatnonzero(~np.isnan(block["close"][row]))
             if present.size == 0:
                 continue
-            bars = _pick(ts, block, row, present)
+            bars, times = _pick(ts, block, row, present), ts[present]
             for i in range(len(self._sets)):
                 values, at = signals[i]
-                self._account(i, row, symbol, bars | {"signal": values[at, row][present]}, ts[present], writers)
+                self._account(i, row, symbol, bars | {"signal": values[at, row][present]}, times, writers)
             n_bars += present.size * len(self._sets)
         return n_bars
 
@@ -193,16 +194,16 @@ class _Stream:
     def finish(self, writers: dict[str, PartWriter]) -> None:
         """Open trades and the figures, a row per symbol and set, sorted by symbol, then set."""
         rows = []
+        names = self._job.varying
+        varying = [{key: settings[key] for key in names} for settings in map(settings_of, self._sets)]
         for row, symbol in sorted(enumerate(self._symbols), key=lambda pair: self._job.symbols[pair[1]]):
             name = self._job.symbols[symbol]
             for i, param_id in enumerate(self._param_ids):
                 account = self._accounts[i][row]
                 if "trades" in writers:
                     writers["trades"].write(trades_table(name, param_id, open_trade(account)))
-                settings = settings_of(self._sets[i])
-                varying = {key: settings[key] for key in self._job.varying}
                 found = figures(account, self._rules[i], self._job.bars_per_year[param_id])
-                rows.append({"symbol": name, "param_id": param_id} | found | varying)
+                rows.append({"symbol": name, "param_id": param_id} | found | varying[i])
         writers[METRICS].write(pa.Table.from_pylist(rows, schema=schema_of(self._job, METRICS)))
 
 

@@ -73,7 +73,6 @@ class PartWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path = path
-        self._schema = schema
         self._hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0

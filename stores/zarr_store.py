@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,9 +237,13 @@ def _check_range(axis: str, asked: tuple[int, int], size: int) -> None:
 
 
 def _check_new(path: Path, fields: Sequence[str], overwrite: bool) -> None:
-    unknown = [name for name in fields if name not in FIELDS]
-    if unknown or "close" not in fields:
+    if not {"close"} <= set(fields) <= set(FIELDS):
         raise DataError(f"fields {', '.join(fields)}: a store holds close, and of {', '.join(FIELDS)} what you like.")
+    check_free(path, overwrite)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """`StoreError` unless a new store may take `path`: nothing is there, or a store that `overwrite` replaces."""
     if not path.exists():
         return
     if not (path / MANIFEST).is_file():
@@ -278,8 +281,7 @@ def _check_append(
             f"ts[0] = {ts[0]} is not later than the store's last bar {last}: append only later bars, "
             "or ingest everything anew."
         )
-    close = blocks["close"]
-    missing = np.isnan(close)
+    missing = np.isnan(blocks["close"])
     for name, block in blocks.items():
         bad = ~missing & ~((block > 0) & (block < np.inf)) if name != "volume" else block < 0
         bad |= missing & ~np.isnan(block)
@@ -383,17 +385,15 @@ def _swap(building: Path, path: Path) -> None:
 def _remove_abandoned(path: Path) -> None:
     """Folders of writers that were killed; those of living ones stay."""
     for folder in path.parent.glob(f".{path.name}.building-*"):
-        pid = folder.name.rpartition("-")[2]
-        if not Path("/proc", pid).exists():
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Disk full, no permission: a `StoreError` that says where. Zarr may not warn about its own metadata."""
+    """Disk full, no permission: a `StoreError` that says where."""
     try:
-        with warnings.catch_warnings():
-            yield
+        yield
     except OSError as error:
         if isinstance(error, StoreError):
             raise

@@ -176,8 +176,7 @@ def test_doctor_names_every_kernel_and_what_brings_the_missing(monkeypatch: pyte
 def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     path = tmp_path / "long.zarr"
     fill_store(path, np.stack([tick_walk(60_000, seed) for seed in range(4)]), fields=("close",))
-    sets = [arg for _ in range(1) for arg in ("--set", "growth_horizon=none")]
-    command = [sys.executable, "-m", "atc_backtest", "backtest", str(path), "--out", str(tmp_path / "run"), *sets]
+    command = [sys.executable, "-m", "atc_backtest", "backtest", str(path), "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         [*command, "--kernel", "reference"], stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"}
     )

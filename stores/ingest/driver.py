@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from atc_backtest.errors import DataError, StoreError
+from atc_backtest.errors import DataError
 from atc_backtest.stores.base import format_bar
 from atc_backtest.stores.ingest.cleaning import Series, clean, off_grid
 from atc_backtest.stores.ingest.columns import listed
@@ -19,7 +19,7 @@ from atc_backtest.stores.ingest.spool import Spool
 from atc_backtest.stores.ingest.tables import Table, check_one_symbol, common_fields, notes_on, open_table
 from atc_backtest.stores.ingest.writing import shared_axis, write_blocks
 from atc_backtest.stores.ingest.zones import Zone
-from atc_backtest.stores.zarr_store import MANIFEST, new_store
+from atc_backtest.stores.zarr_store import check_free, new_store
 
 Progress = Callable[[int, int, int], None]
 """Called with files done, files in all, and rows read so far."""
@@ -38,7 +38,7 @@ def ingest(
     """
     began = time.perf_counter()
     options = options or IngestOptions()
-    _check_free(store, options)
+    check_free(store, options.overwrite)  # before the work, not after it
     zone = None if options.tz is None else Zone(options.tz)
     tables = [open_table(source, options, zone) for source in find_sources(sources)]
     check_one_symbol(tables, options)
@@ -72,16 +72,6 @@ def ingest(
     return IngestReport(
         store, bar_ns, options.calendar, fields, int(axis.size), symbols, tuple(notes), len(tables), seconds
     )
-
-
-def _check_free(store: Path, options: IngestOptions) -> None:
-    """Say before the work, not after it, that the store cannot have its name."""
-    if not store.exists():
-        return
-    if not (store / MANIFEST).is_file():
-        raise StoreError(f"{store} exists and is not a store: choose another path; nothing was touched.")
-    if not options.overwrite:
-        raise StoreError(f"{store} already holds a store: choose another path, or replace it with --overwrite.")
 
 
 def _nearest_folder(store: Path) -> Path:
