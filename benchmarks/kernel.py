@@ -8,17 +8,13 @@ kernels' before anything is timed.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import plain_numba
+from measure import machine, medians
 
 from atc_backtest.config import AtcConfig
 from atc_backtest.kernels import get_kernel
@@ -39,18 +35,6 @@ def job(kernel: Kernel, close: np.ndarray, configs: list[AtcConfig]) -> Callable
     prices = Prices(close)
     outputs = Outputs.allocate(["signal"], len(configs), *close.shape)
     return lambda: kernel.advance(kernel.new_state(configs, close.shape[0]), prices, outputs)
-
-
-def medians(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each job, the median of interleaved rounds after one warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(rounds + 1):
-        for name, work in jobs.items():
-            began = time.perf_counter()
-            work()
-            if turn:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def check() -> None:
@@ -77,18 +61,6 @@ def live(n_symbols: int) -> Callable[[], object]:
     follower.warm_up(walks(n_symbols, 200))
     bar = walks(n_symbols, 1)[:, 0]
     return lambda: [follower.update(bar) for _ in range(100)]
-
-
-def machine() -> str:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
 
 
 def main() -> None:
