@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atc_backtest import jit
 from atc_backtest.accounts import (
     ACCOUNT,
     CLOSE,
@@ -374,12 +375,4 @@ def compiled() -> AdvanceBars:
         numba.int8[::1],
         numba.float64[::1],
     )
-    # The numpy error model: divisors are > 0 by construction, so no test before each division.
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        function: AdvanceBars = numba.njit(signature, cache=True, **options)(advance_bars)
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        function = numba.njit(signature, **options)(advance_bars)  # no writable folder for the cache
-    return function
+    return jit.compiled(advance_bars, [signature])

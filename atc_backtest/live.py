@@ -41,9 +41,8 @@ class Live:
         self._use(self._kernel.new_state(configs, len(self._symbols)))
 
     def _use(self, state: State) -> None:
-        self._state = state
-        self._bar = np.full((len(self._symbols), 1), np.nan)
-        self._outputs = Outputs.allocate(["signal"], len(state.configs), len(self._symbols), 1)
+        self._configs = state.configs
+        self._follower = self._kernel.follow(state)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -51,12 +50,12 @@ class Live:
 
     @property
     def configs(self) -> tuple[AtcConfig, ...]:
-        return self._state.configs
+        return self._configs
 
     @property
     def bars(self) -> NDArray[np.int64]:
         """[symbols] bars seen so far."""
-        return self._state.bars.copy()
+        return self._follower.state().bars.copy()
 
     def update(self, prices: Mapping[str, float] | ArrayLike) -> F64:
         """One closed bar: its closes to the final signals, float64 [configs, symbols].
@@ -67,21 +66,28 @@ class Live:
         then as it was.
         """
         if isinstance(prices, Mapping):
-            bar = self._bar
-            bar.fill(np.nan)
+            if len(prices) == 1:
+                return self._one(*next(iter(prices.items())))
+            bar = np.full(len(self._symbols), np.nan)
             for name, price in prices.items():
-                if name not in self._at:
-                    raise DataError(f"unknown symbol {name!r}: this Live follows {', '.join(self._symbols[:20])}.")
-                bar[self._at[name], 0] = price
-        else:
-            values = np.asarray(prices, dtype=np.float64)
-            if values.shape != (len(self._symbols),):
-                raise DataError(f"prices have shape {values.shape}: give one per symbol, ({len(self._symbols)},).")
-            bar = np.ascontiguousarray(values)[:, None]
-        self._kernel.advance(self._state, Prices(bar), self._outputs)
-        assert self._outputs.signal is not None  # asked for in `_use`
-        signals: F64 = self._outputs.signal[:, :, 0].copy()
+                bar[self._place(name)] = price
+            return self._follower.update(bar)
+        bar = np.asarray(prices, dtype=np.float64)
+        if bar.shape != (len(self._symbols),):
+            raise DataError(f"prices have shape {bar.shape}: give one per symbol, ({len(self._symbols)},).")
+        return self._follower.update(np.ascontiguousarray(bar))
+
+    def _one(self, name: str, price: float) -> F64:
+        at = self._place(name)
+        signals = np.full((len(self._configs), len(self._symbols)), np.nan)
+        signals[:, at] = self._follower.update_one(at, price)
         return signals
+
+    def _place(self, name: str) -> int:
+        at = self._at.get(name)
+        if at is None:
+            raise DataError(f"unknown symbol {name!r}: this Live follows {', '.join(self._symbols[:20])}.")
+        return at
 
     def warm_up(self, close: F64) -> F64:
         """Take history, float64 [symbols, bars] with NaN for missing bars; the last bar's signals.
@@ -90,14 +96,16 @@ class Live:
         any size.
         """
         outputs = Outputs.allocate(["signal"], len(self.configs), *close.shape)
-        self._kernel.advance(self._state, Prices(np.ascontiguousarray(close)), outputs)
+        state = self._follower.state()
+        self._kernel.advance(state, Prices(np.ascontiguousarray(close)), outputs)
+        self._use(state)
         assert outputs.signal is not None  # asked for above
         last: F64 = outputs.signal[:, :, -1] if close.shape[1] else np.full(outputs.signal.shape[:2], np.nan)
         return last.copy()
 
     def save(self, path: Path) -> None:
         """Write the state: to a temporary file, synced, then renamed, so that `path` is always whole."""
-        blob = to_bytes(self._state, self._symbols)
+        blob = to_bytes(self._follower.state(), self._symbols)
         hidden = path.with_name(f".{path.name}.tmp")
         with hidden.open("wb") as file:
             file.write(blob)

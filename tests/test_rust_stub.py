@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import operator
 from pathlib import Path
 from types import ModuleType
 
@@ -26,17 +27,28 @@ def extension() -> ModuleType:
     return importlib.import_module("atc_backtest.kernels._rust")
 
 
-def stub_signatures() -> dict[str, list[tuple[str, str | None]]]:
-    """Per function and class of the stub: its parameters without self/cls, with their defaults."""
-    signatures = {}
+def stub_members() -> dict[str, ast.FunctionDef]:
+    """Functions of the stub, and of its classes what is made (under the class's name) and the methods."""
+    members = {}
     for node in ast.parse(STUB.read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            [method] = [item for item in node.body if isinstance(item, ast.FunctionDef)]
-            assert method.name == "__new__"
-            signatures[node.name] = _parameters(method)[1:]
-        elif isinstance(node, ast.FunctionDef):
-            signatures[node.name] = _parameters(node)
-    return signatures
+        if isinstance(node, ast.FunctionDef):
+            members[node.name] = node
+        elif isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef):
+                    members[node.name if item.name == "__new__" else f"{node.name}.{item.name}"] = item
+    return members
+
+
+def stub_signatures() -> dict[str, list[tuple[str, str | None]]]:
+    """Per member of the stub: its parameters without self/cls, with their defaults."""
+    return {
+        name: [p for p in _parameters(node) if p[0] not in ("self", "cls")] for name, node in stub_members().items()
+    }
+
+
+def in_binary(extension: ModuleType, name: str) -> object:
+    return operator.attrgetter(name)(extension)
 
 
 def _parameters(function: ast.FunctionDef) -> list[tuple[str, str | None]]:
@@ -47,26 +59,28 @@ def _parameters(function: ast.FunctionDef) -> list[tuple[str, str | None]]:
 
 def binary_signature(member: object) -> list[tuple[str, str | None]]:
     parameters = inspect.signature(member).parameters.values()  # type: ignore[arg-type]
-    return [(p.name, None if p.default is p.empty else repr(p.default)) for p in parameters]
+    return [(p.name, None if p.default is p.empty else repr(p.default)) for p in parameters if p.name != "self"]
 
 
 def test_the_stub_names_what_the_binary_has(extension: ModuleType) -> None:
     public = {name for name in dir(extension) if not name.startswith("_")}
-    assert public == set(stub_signatures())
+    classes = [name for name in public if inspect.isclass(getattr(extension, name))]
+    methods = {f"{name}.{m}" for name in classes for m in dir(getattr(extension, name)) if not m.startswith("_")}
+    assert public | methods == set(stub_members())
 
 
 def test_the_signatures_agree(extension: ModuleType) -> None:
     for name, parameters in stub_signatures().items():
-        assert binary_signature(getattr(extension, name)) == parameters, name
+        assert binary_signature(in_binary(extension, name)) == parameters, name
 
 
 def test_the_docstrings_begin_alike(extension: ModuleType) -> None:
-    for node in ast.parse(STUB.read_text()).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            stub, binary = ast.get_docstring(node), inspect.getdoc(getattr(extension, node.name))
-            assert stub is not None
-            assert binary is not None
-            assert stub.splitlines()[0] == binary.splitlines()[0]
+    classes = {node.name: node for node in ast.parse(STUB.read_text()).body if isinstance(node, ast.ClassDef)}
+    for name, node in (stub_members() | classes).items():
+        stub, binary = ast.get_docstring(node), inspect.getdoc(in_binary(extension, name))
+        assert stub is not None
+        assert binary is not None
+        assert stub.splitlines()[0] == binary.splitlines()[0], name
 
 
 def test_levels_are_those_that_run(extension: ModuleType) -> None:

@@ -66,6 +66,11 @@ class MemberConstants:
 
     config: I64
     """[members] index of the configuration in the state and in the outputs."""
+    layer1: I64
+    """[members] which of the distinct layers 1 is this member's: members that differ in thresholds and
+    weights alone share one."""
+    leader: I64
+    """[distinct layers 1] the first member that has it."""
     cutout: I64
     keep: F64
     """d = 1 - decay / 100."""
@@ -92,9 +97,11 @@ class MemberConstants:
         table = np.ones((len(rows), max(stop - start for _, _, start, stop in spans)))
         for (lambda_, horizon, start, stop), row in rows.items():
             table[row, : stop - start] = growth(lambda_, horizon, start, stop)
-        cutout, keep, weights, up, down = _fixed(chosen)
+        cutout, keep, weights, up, down, layer1, leader = _fixed(chosen)
         return cls(
             config=np.array(members, dtype=np.int64),
+            layer1=layer1,
+            leader=leader,
             cutout=cutout,
             keep=keep,
             weights=weights,
@@ -108,13 +115,17 @@ class MemberConstants:
 
 
 @lru_cache(maxsize=64)
-def _fixed(chosen: tuple[AtcConfig, ...]) -> tuple[I64, F64, F64, I64, I64]:
-    """What no bar changes: cutouts, factors d, weights, and thresholds in hundredths."""
+def _fixed(chosen: tuple[AtcConfig, ...]) -> tuple[I64, F64, F64, I64, I64, I64, I64]:
+    """What no bar changes: cutouts, factors d, weights, thresholds in hundredths, and who shares layer 1."""
+    keys = [(c.lambda_, c.decay, c.cutout, c.growth_horizon) for c in chosen]
+    distinct = list(dict.fromkeys(keys))
+    layer1 = np.array([distinct.index(key) for key in keys], dtype=np.int64)
+    leader = np.array([keys.index(key) for key in distinct], dtype=np.int64)
     votes = np.array([thresholds(c) for c in chosen], dtype=np.int64)
     cutout = np.array([c.cutout for c in chosen], dtype=np.int64)
     keep = np.array([1 - c.decay / 100 for c in chosen], dtype=np.float64)
     weights = np.array([list(c.weights) for c in chosen], dtype=np.float64)
-    return cutout, keep, weights, votes[:, 0].copy(), votes[:, 1].copy()
+    return cutout, keep, weights, votes[:, 0].copy(), votes[:, 1].copy(), layer1, leader
 
 
 def _growth_span(config: AtcConfig, first: int, last: int) -> tuple[float, int | None, int, int]:

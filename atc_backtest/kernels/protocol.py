@@ -331,6 +331,53 @@ class Kernel(Protocol):
         """Take the next bars of every symbol into `state` and fill the outputs asked for."""
         ...
 
+    def follow(self, state: State) -> Follower:
+        """The quickest way to go on from `state` one bar at a time; the state is taken over."""
+        ...
+
+
+class Follower(Protocol):
+    """A state that is advanced one bar at a time. Not for several threads at once."""
+
+    def update(self, close: F64) -> F64:
+        """One bar, float64 [symbols] contiguous, NaN = no bar: signals, float64 [configs, symbols].
+
+        NaN where there is no bar or no signal yet. `DataError`, and nothing done, for a price that is
+        not finite and > 0.
+        """
+        ...
+
+    def update_one(self, symbol: int, close: float) -> list[float]:
+        """One bar of one symbol: its signals by configuration. Errors as `update`."""
+        ...
+
+    def state(self) -> State:
+        """The state now; going on with this follower may change it."""
+        ...
+
+
+class BlockFollower:
+    """`Follower` for any kernel: every bar is a block."""
+
+    def __init__(self, kernel: Kernel, state: State) -> None:
+        self._kernel = kernel
+        self._state = state
+
+    def update(self, close: F64) -> F64:
+        outputs = Outputs.allocate(["signal"], len(self._state.configs), self._state.n_symbols, 1)
+        self._kernel.advance(self._state, Prices(close[:, None]), outputs)
+        assert outputs.signal is not None  # asked for above
+        return outputs.signal[:, :, 0]
+
+    def update_one(self, symbol: int, close: float) -> list[float]:
+        bar = np.full(self._state.n_symbols, np.nan)
+        bar[symbol] = close
+        signals: list[float] = self.update(bar)[:, symbol].tolist()
+        return signals
+
+    def state(self) -> State:
+        return self._state
+
 
 __all__ = [
     "EQUITY_SLOTS",
@@ -339,6 +386,8 @@ __all__ = [
     "N_FAMILIES",
     "N_LENGTHS",
     "OUTPUT_AXES",
+    "BlockFollower",
+    "Follower",
     "Kernel",
     "Outputs",
     "Prices",

@@ -12,7 +12,16 @@ import numpy as np
 
 from atc_backtest.config import AtcConfig
 from atc_backtest.errors import DataError
-from atc_backtest.kernels.protocol import F64, OUTPUT_AXES, Outputs, Prices, State, check_advance
+from atc_backtest.kernels.protocol import (
+    F64,
+    OUTPUT_AXES,
+    BlockFollower,
+    Follower,
+    Outputs,
+    Prices,
+    State,
+    check_advance,
+)
 from atc_backtest.reference import atc
 
 
@@ -30,6 +39,9 @@ class ReferenceKernel:
 
     def new_state(self, configs: Sequence[AtcConfig], n_symbols: int) -> State:
         return ReferenceState(**vars(State.new(configs, n_symbols)))
+
+    def follow(self, state: State) -> Follower:
+        return BlockFollower(self, state)
 
     def advance(self, state: State, prices: Prices, outputs: Outputs) -> None:
         check_advance(state, prices, outputs)

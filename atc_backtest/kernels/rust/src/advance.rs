@@ -105,7 +105,15 @@ impl Advance<'_> {
         for job in &self.streams {
             job.stream.check()?;
             length("values", job.values, job.stream.width() * symbols)?;
+            let mut layers = 0;
             for member in &job.members {
+                if member.layer1 > layers {
+                    return Err(format!(
+                        "member of configuration {}: layer1 = {} where {layers} came before.",
+                        member.config, member.layer1
+                    ));
+                }
+                layers = layers.max(member.layer1 + 1);
                 if member.config >= configs || member.growth.is_empty() {
                     return Err(format!(
                         "member of configuration {}: there are {configs}, and its growth has {} values.",

@@ -3,7 +3,7 @@
 //! A pass is one loop over bars with its nine lengths unrolled. Longer windows grow out of the
 //! shortest one by a step per bar of length.
 
-use crate::signs::{Crossing, Signs};
+use crate::signs::{Crossing, GENERAL, Signs};
 use crate::stream::{ASCENDING, LENGTHS, beyond_shortest, span};
 use crate::vector::{Pass, Vector};
 
@@ -25,7 +25,7 @@ pub(crate) use nine_times;
 type Nine<T> = [T; LENGTHS];
 
 /// EMA: E + alpha*(x - E), seeded where its window is first full (enhance) or with x[0] (pine).
-pub struct Ema<'a, V, const ROBUSTNESS: usize, const GENERAL: bool> {
+pub struct Ema<'a, V, const ROBUSTNESS: usize, const FORM: u8> {
     pub crossing: Crossing<'a, V>,
     pub x: Rows<'a, V>,
     pub alpha: &'a Nine<f64>,
@@ -34,7 +34,7 @@ pub struct Ema<'a, V, const ROBUSTNESS: usize, const GENERAL: bool> {
 }
 
 /// DEMA: 2*E1 - E2, E2 the EMA of E1, seeded with it.
-pub struct Dema<'a, V, const ROBUSTNESS: usize, const GENERAL: bool> {
+pub struct Dema<'a, V, const ROBUSTNESS: usize, const FORM: u8> {
     pub crossing: Crossing<'a, V>,
     pub x: Rows<'a, V>,
     pub alpha: &'a Nine<f64>,
@@ -113,18 +113,17 @@ const fn before<const K: usize>(robustness: usize) -> usize {
     if K == 0 { 0 } else { beyond_shortest(robustness, K - 1) }
 }
 
-impl<V: Vector, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V> for Ema<'_, V, ROBUSTNESS, GENERAL> {
+impl<V: Vector, const ROBUSTNESS: usize, const FORM: u8> Pass<V> for Ema<'_, V, ROBUSTNESS, FORM> {
     #[inline(always)]
     fn run(self) {
         let mut e = *self.e;
-        let mut signs = Signs::<V, GENERAL>::begin(self.crossing);
-        let (from, to) = signs.bars();
-        for bar in from..to {
+        let mut signs = Signs::<V, FORM>::begin(self.crossing);
+        for bar in 0..signs.bars() {
             let (edge, x) = (signs.edge(bar), self.x.at(bar));
-            let seeds = if GENERAL { self.seed.nine::<ROBUSTNESS>(&self.x, bar) } else { e };
+            let seeds = if FORM == GENERAL { self.seed.nine::<ROBUSTNESS>(&self.x, bar) } else { e };
             nine_times!(J => {
                 let next = e[J] + V::splat(self.alpha[J]) * (x - e[J]);
-                e[J] = if GENERAL {
+                e[J] = if FORM == GENERAL {
                     let (starts, goes_on) = signs.since_first(&edge, J);
                     V::select(goes_on, next, V::select(starts, seeds[J], e[J]))
                 } else {
@@ -139,21 +138,20 @@ impl<V: Vector, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V> for Ema<'_
     }
 }
 
-impl<V: Vector, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V> for Dema<'_, V, ROBUSTNESS, GENERAL> {
+impl<V: Vector, const ROBUSTNESS: usize, const FORM: u8> Pass<V> for Dema<'_, V, ROBUSTNESS, FORM> {
     #[inline(always)]
     fn run(self) {
         let (mut e1, mut e2) = (*self.e1, *self.e2);
         let two = V::splat(2.0);
-        let mut signs = Signs::<V, GENERAL>::begin(self.crossing);
-        let (from, to) = signs.bars();
-        for bar in from..to {
+        let mut signs = Signs::<V, FORM>::begin(self.crossing);
+        for bar in 0..signs.bars() {
             let (edge, x) = (signs.edge(bar), self.x.at(bar));
-            let seeds = if GENERAL { self.seed.nine::<ROBUSTNESS>(&self.x, bar) } else { e1 };
+            let seeds = if FORM == GENERAL { self.seed.nine::<ROBUSTNESS>(&self.x, bar) } else { e1 };
             nine_times!(J => {
                 let alpha = V::splat(self.alpha[J]);
                 let mut first = e1[J] + alpha * (x - e1[J]);
                 let mut second = e2[J] + alpha * (first - e2[J]);
-                if GENERAL {
+                if FORM == GENERAL {
                     let (starts, goes_on) = signs.since_first(&edge, J);
                     first = V::select(goes_on, first, V::select(starts, seeds[J], e1[J]));
                     second = V::select(goes_on, second, V::select(starts, seeds[J], e2[J]));
@@ -174,7 +172,7 @@ pub const WMA: u8 = 1;
 pub const LSMA: u8 = 2;
 
 /// SMA = S * by_s; WMA = W * by_w; LSMA = W * by_w - S * by_s.
-pub struct Windowed<'a, V, const KIND: u8, const ROBUSTNESS: usize, const GENERAL: bool> {
+pub struct Windowed<'a, V, const KIND: u8, const ROBUSTNESS: usize, const FORM: u8> {
     pub crossing: Crossing<'a, V>,
     pub x: Rows<'a, V>,
     pub shortest: usize,
@@ -185,14 +183,13 @@ pub struct Windowed<'a, V, const KIND: u8, const ROBUSTNESS: usize, const GENERA
     pub by_w: &'a Nine<f64>,
 }
 
-impl<V: Vector, const KIND: u8, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V>
-    for Windowed<'_, V, KIND, ROBUSTNESS, GENERAL>
+impl<V: Vector, const KIND: u8, const ROBUSTNESS: usize, const FORM: u8> Pass<V>
+    for Windowed<'_, V, KIND, ROBUSTNESS, FORM>
 {
     #[inline(always)]
     fn run(self) {
-        let mut signs = Signs::<V, GENERAL>::begin(self.crossing);
-        let (from, to) = signs.bars();
-        for bar in from..to {
+        let mut signs = Signs::<V, FORM>::begin(self.crossing);
+        for bar in 0..signs.bars() {
             let edge = signs.edge(bar);
             let older = self.x.back(bar, self.shortest, span(ROBUSTNESS));
             let (mut s, mut w) = (self.s[bar], self.w[bar]);
@@ -215,7 +212,7 @@ impl<V: Vector, const KIND: u8, const ROBUSTNESS: usize, const GENERAL: bool> Pa
 
 /// HMA (enhance): y = 2*WMA_h - WMA_L per bar, then the WMA of its last w values.
 /// `ODD`: the shortest length is odd, which decides how its halves step.
-pub struct Hma<'a, V, const ODD: usize, const ROBUSTNESS: usize, const GENERAL: bool> {
+pub struct Hma<'a, V, const ODD: usize, const ROBUSTNESS: usize, const FORM: u8> {
     pub crossing: Crossing<'a, V>,
     pub x: Rows<'a, V>,
     pub shortest: usize,
@@ -243,14 +240,13 @@ const fn half_beyond<const ODD: usize>(robustness: usize, k: usize) -> usize {
     (beyond_shortest(robustness, k) + ODD) / 2
 }
 
-impl<V: Vector, const ODD: usize, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V>
-    for Hma<'_, V, ODD, ROBUSTNESS, GENERAL>
+impl<V: Vector, const ODD: usize, const ROBUSTNESS: usize, const FORM: u8> Pass<V>
+    for Hma<'_, V, ODD, ROBUSTNESS, FORM>
 {
     #[inline(always)]
     fn run(self) {
-        let mut signs = Signs::<V, GENERAL>::begin(self.crossing);
-        let (from, to) = signs.bars();
-        for bar in from..to {
+        let mut signs = Signs::<V, FORM>::begin(self.crossing);
+        for bar in 0..signs.bars() {
             let edge = signs.edge(bar);
             let older = self.x.back(bar, self.shortest, span(ROBUSTNESS));
             let (mut s, mut w) = (self.s[bar], self.w[bar]);
@@ -307,7 +303,7 @@ const SPAN: f64 = 0.666 - 0.064;
 const SLOW: f64 = 0.064;
 
 /// KAMA: K + (c*c)*(x - K), c from the move over the window against its noise.
-pub struct Kama<'a, V, const ROBUSTNESS: usize, const GENERAL: bool> {
+pub struct Kama<'a, V, const ROBUSTNESS: usize, const FORM: u8> {
     pub crossing: Crossing<'a, V>,
     pub x: Rows<'a, V>,
     /// |x[t] - x[t-1]|.
@@ -320,14 +316,13 @@ pub struct Kama<'a, V, const ROBUSTNESS: usize, const GENERAL: bool> {
     pub k: &'a mut Nine<V>,
 }
 
-impl<V: Vector, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V> for Kama<'_, V, ROBUSTNESS, GENERAL> {
+impl<V: Vector, const ROBUSTNESS: usize, const FORM: u8> Pass<V> for Kama<'_, V, ROBUSTNESS, FORM> {
     #[inline(always)]
     fn run(self) {
         let mut k = *self.k;
         let (zero, t0) = (V::splat(0.0), self.crossing.t);
-        let mut signs = Signs::<V, GENERAL>::begin(self.crossing);
-        let (from, to) = signs.bars();
-        for bar in from..to {
+        let mut signs = Signs::<V, FORM>::begin(self.crossing);
+        for bar in 0..signs.bars() {
             let (edge, x) = (signs.edge(bar), self.x.at(bar));
             let older = self.change.back(bar, self.shortest, span(ROBUSTNESS));
             let starts = self.x.back(bar, self.shortest, span(ROBUSTNESS) + 1);
@@ -339,7 +334,7 @@ impl<V: Vector, const ROBUSTNESS: usize, const GENERAL: bool> Pass<V> for Kama<'
                 let ratio = V::select(noise.gt(zero), (x - start).abs() / noise, zero);
                 let c = ratio * V::splat(SPAN) + V::splat(SLOW);
                 let next = k[j] + (c * c) * (x - k[j]);
-                k[j] = if GENERAL {
+                k[j] = if FORM == GENERAL {
                     let t = t0 + V::splat(bar as f64);
                     let held = if self.pine { k[j] } else { V::select(t.eq(zero), x, k[j]) };
                     V::select(t.ge(V::splat(self.lengths[j] as f64)), next, held)

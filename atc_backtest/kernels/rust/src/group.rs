@@ -3,9 +3,9 @@
 mod tile;
 
 use crate::advance::{Outputs, Prices};
+use crate::families::FamilySums;
 use crate::lanes::Lanes;
-use crate::stream::{DEMA, EMA, EQUITY_SLOTS, FAMILIES, HMA, KAMA, LENGTHS, LSMA, Member, Stream, WMA};
-use crate::sums::{Doublings, Window};
+use crate::stream::{EQUITY_SLOTS, FAMILIES, LENGTHS, Member, Stream};
 use crate::vector::Vector;
 
 type Nine<T> = [T; LENGTHS];
@@ -36,12 +36,7 @@ pub struct Group<'a, V> {
     sign: [Nine<V>; FAMILIES],
     /// Per family: all averages defined and all signals nonzero, in every active lane.
     settled: [bool; FAMILIES],
-    sums: Doublings<V>,
-    change_sums: Doublings<V>,
-    /// Of the shortest window by family, HMA's shortest half last; families of equal length share.
-    windows: Vec<Window<V>>,
-    window_of: [usize; FAMILIES + 1],
-    noise: Window<V>,
+    sums: FamilySums<V>,
     low: Vec<V>,
     high: Vec<V>,
     returns: Vec<V>,
@@ -52,13 +47,16 @@ pub struct Group<'a, V> {
     kept1: Vec<Nine<V>>,
     kept2: Vec<[V; FAMILIES]>,
     signal: Vec<V>,
-    layers: Vec<Layers<V>>,
+    firsts: Vec<First<V>>,
+    /// [member]: layer-2 equities.
+    seconds: Vec<[V; FAMILIES]>,
 }
 
-/// One configuration's part.
-struct Layers<V> {
+/// One layer 1, for every member that shares it.
+struct First<V> {
+    /// The first member that has it.
+    leader: usize,
     equity1: [Nine<V>; FAMILIES],
-    equity2: [V; FAMILIES],
     /// [family][1 + bar], row 0 before the tile.
     q: [Vec<V>; FAMILIES],
     up: Vec<V>,
@@ -73,26 +71,22 @@ impl<'a, V: Vector> Group<'a, V> {
         let most = tile_bars(stream.history, prices.n_bars);
         let zero = V::splat(0.0);
         let rows = stream.history + most;
-        let mut windows: Vec<Window<V>> = Vec::new();
-        let mut window_of = [0; FAMILIES + 1];
-        let lengths = [EMA, HMA, WMA, DEMA, LSMA, KAMA].map(|family| stream.shortest(family));
-        for (index, length) in lengths.into_iter().chain([lengths[HMA] / 2]).enumerate() {
-            window_of[index] = windows.iter().position(|w| w.length == length).unwrap_or(windows.len());
-            if window_of[index] == windows.len() {
-                windows.push(Window::new(length, true, most));
-            }
-        }
-        let all: Vec<usize> = windows.iter().map(|w| w.length).collect();
         let smooth = stream.smooth.into_iter().max().unwrap_or(1);
-        let layers = |_| Layers {
+        let first = |leader| First {
+            leader,
             equity1: [[zero; LENGTHS]; FAMILIES],
-            equity2: [zero; FAMILIES],
             q: std::array::from_fn(|_| vec![zero; 1 + most]),
             up: vec![zero; most],
             down: vec![zero; most],
             rise: zero,
             past_cutout: false,
         };
+        let mut firsts: Vec<First<V>> = Vec::new();
+        for (m, member) in members.iter().enumerate() {
+            if member.layer1 == firsts.len() {
+                firsts.push(first(m));
+            }
+        }
         Self {
             stream,
             members,
@@ -107,11 +101,7 @@ impl<'a, V: Vector> Group<'a, V> {
             side: [[zero; LENGTHS]; FAMILIES],
             sign: [[zero; LENGTHS]; FAMILIES],
             settled: [false; FAMILIES],
-            sums: Doublings::new(&all, true, rows),
-            change_sums: Doublings::new(&[stream.shortest(KAMA)], false, rows),
-            windows,
-            window_of,
-            noise: Window::new(stream.shortest(KAMA), false, most),
+            sums: FamilySums::new(stream, most),
             low: vec![zero; most],
             high: vec![zero; most],
             returns: vec![zero; most],
@@ -121,7 +111,8 @@ impl<'a, V: Vector> Group<'a, V> {
             kept1: vec![[zero; LENGTHS]; most],
             kept2: vec![[zero; FAMILIES]; most],
             signal: vec![zero; most],
-            layers: members.iter().map(layers).collect(),
+            firsts,
+            seconds: vec![[zero; FAMILIES]; members.len()],
         }
     }
 
@@ -177,10 +168,10 @@ impl<'a, V: Vector> Group<'a, V> {
     }
 
     /// The rows of one configuration's equities, in slot order.
-    fn each_equity(layers: &mut Layers<V>, mut visit: impl FnMut(&mut V)) {
-        layers.equity1.iter_mut().flatten().for_each(&mut visit);
-        layers.equity2.iter_mut().for_each(&mut visit);
-        layers.q.iter_mut().for_each(|q| visit(&mut q[0]));
+    fn each_equity(first: &mut First<V>, second: &mut [V; FAMILIES], mut visit: impl FnMut(&mut V)) {
+        first.equity1.iter_mut().flatten().for_each(&mut visit);
+        second.iter_mut().for_each(&mut visit);
+        first.q.iter_mut().for_each(|q| visit(&mut q[0]));
     }
 
     fn y_first(&self) -> usize {
@@ -199,14 +190,14 @@ impl<'a, V: Vector> Group<'a, V> {
             read(row, values, value);
             row += 1;
         });
-        for (member, layers) in self.members.iter().zip(&mut self.layers) {
+        for (member, second) in self.members.iter().zip(&mut self.seconds) {
             let mut row = member.config * EQUITY_SLOTS;
-            Self::each_equity(layers, |value| {
+            Self::each_equity(&mut self.firsts[member.layer1], second, |value| {
                 read(row, equities, value);
                 row += 1;
             });
-            layers.past_cutout = false;
         }
+        self.firsts.iter_mut().for_each(|first| first.past_cutout = false);
         self.settled = [false; FAMILIES];
     }
 
@@ -226,9 +217,9 @@ impl<'a, V: Vector> Group<'a, V> {
             write(row, value, values);
             row += 1;
         });
-        for (member, layers) in self.members.iter().zip(&mut self.layers) {
+        for (member, second) in self.members.iter().zip(&mut self.seconds) {
             let mut row = member.config * EQUITY_SLOTS;
-            Self::each_equity(layers, |value| {
+            Self::each_equity(&mut self.firsts[member.layer1], second, |value| {
                 write(row, value, equities);
                 row += 1;
             });

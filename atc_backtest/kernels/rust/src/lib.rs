@@ -3,10 +3,12 @@
 
 pub mod advance;
 pub mod arch;
+pub mod follow;
 pub mod stream;
 
 mod averages;
 mod equities;
+mod families;
 mod group;
 mod lanes;
 mod signs;

@@ -2,7 +2,8 @@
 
 use crate::advance::{Advance, Outputs, Prices, StreamJob};
 use crate::arch::Level;
-use crate::stream::{FAMILIES, LENGTHS, Member, Table};
+use crate::follow::{Follow, Followed, Parts, follow};
+use crate::stream::{EQUITY_SLOTS, FAMILIES, LENGTHS, Member, Table};
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -11,7 +12,7 @@ use std::ops::Range;
 #[pymodule]
 mod _rust {
     #[pymodule_export]
-    use super::{Stream, advance, levels};
+    use super::{Follower, Stream, advance, levels};
 }
 
 /// Lengths and constants of one stream, checked and ready for `advance`.
@@ -53,7 +54,7 @@ fn levels() -> Vec<&'static str> {
 #[pyo3(signature = (jobs, bars, equities, prices, outputs, level="auto"))]
 fn advance(
     py: Python<'_>,
-    jobs: Vec<(PyRef<'_, Stream>, Bound<'_, PyAny>, Bound<'_, PyAny>)>,
+    jobs: Vec<Job<'_>>,
     bars: &Bound<'_, PyAny>,
     equities: &Bound<'_, PyAny>,
     prices: &Bound<'_, PyAny>,
@@ -94,6 +95,141 @@ fn advance(
         }
     };
     py.detach(|| call.run(level)).map_err(PyValueError::new_err)
+}
+
+/// One stream, its members and its values.
+type Job<'py> = (PyRef<'py, Stream>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+
+/// Symbols followed bar by bar, from a state on.
+#[pyclass(module = "atc_backtest.kernels._rust")]
+struct Follower {
+    inner: Box<dyn Follow>,
+    symbols: usize,
+    configs: usize,
+}
+
+#[pymethods]
+impl Follower {
+    #[new]
+    #[pyo3(signature = (jobs, bars, equities, level="auto"))]
+    fn new(
+        jobs: Vec<Job<'_>>,
+        bars: &Bound<'_, PyAny>,
+        equities: &Bound<'_, PyAny>,
+        level: &str,
+    ) -> PyResult<Self> {
+        let level = Level::from_name(level).map_err(PyValueError::new_err)?;
+        let streams = jobs.iter().map(|job| Ok((job.0.0.clone(), followed(&job.1)?)));
+        let streams = streams.collect::<PyResult<Vec<_>>>()?;
+        let widths: Vec<usize> = streams.iter().map(|(stream, _)| stream.width()).collect();
+        let values: Vec<_> = jobs.iter().map(|job| &job.2).collect();
+        let (symbols, configs, inner) =
+            with_state(&values, &widths, bars, equities, |parts| follow(streams, parts, level))?;
+        Ok(Self { inner: inner.map_err(PyValueError::new_err)?, symbols, configs })
+    }
+
+    /// One bar of every symbol, NaN where there is none; -1, or the symbol whose price is refused.
+    fn update(
+        &mut self,
+        py: Python<'_>,
+        close: &Bound<'_, PyAny>,
+        signal: &Bound<'_, PyAny>,
+    ) -> PyResult<isize> {
+        let close = Array::<f64>::of(close, "close", false)?;
+        let signal = Array::<f64>::of(signal, "signal", true)?;
+        let expected = (self.symbols, self.configs * self.symbols);
+        if (close.slice().len(), signal.slice().len()) != expected {
+            return Err(PyValueError::new_err(format!(
+                "close and signal hold {} and {} values, not {} and {}.",
+                close.slice().len(),
+                signal.slice().len(),
+                expected.0,
+                expected.1
+            )));
+        }
+        apart(vec![signal.bytes()], [close.bytes(), close.bytes()])?;
+        // SAFETY: `apart` has shown that the two do not overlap.
+        let (close, signal) = (close.slice(), unsafe { signal.slice_mut() });
+        let inner = &mut self.inner;
+        Ok(
+            match if close.len() > 64 {
+                py.detach(|| inner.update(close, signal))
+            } else {
+                inner.update(close, signal)
+            } {
+                Ok(()) => -1,
+                Err(symbol) => symbol as isize,
+            },
+        )
+    }
+
+    /// One bar of one symbol; its signals by configuration. None where the price is refused.
+    fn update_one(&mut self, symbol: usize, close: f64) -> PyResult<Option<Vec<f64>>> {
+        if symbol >= self.symbols {
+            return Err(PyValueError::new_err(format!("symbol {symbol} of {}.", self.symbols)));
+        }
+        let mut signal = vec![f64::NAN; self.configs];
+        Ok(self.inner.update_one(symbol, close, &mut signal).ok().map(|()| signal))
+    }
+
+    /// Write the state to a state's arrays.
+    fn store(
+        &mut self,
+        values: Vec<Bound<'_, PyAny>>,
+        bars: &Bound<'_, PyAny>,
+        equities: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let widths = self.inner.widths();
+        with_state(&values.iter().collect::<Vec<_>>(), &widths, bars, equities, |parts| {
+            self.inner.store(parts);
+        })?;
+        Ok(())
+    }
+
+    /// Bars seen of each symbol.
+    fn bars(&self) -> Vec<i64> {
+        self.inner.bars().to_vec()
+    }
+
+    /// Later growth tables: the members of every stream, as given first.
+    fn grow(&mut self, members: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        let members = members.iter().map(followed).collect::<PyResult<_>>()?;
+        self.inner.grow(members).map_err(PyValueError::new_err)
+    }
+}
+
+fn followed(members: &Bound<'_, PyAny>) -> PyResult<Vec<Followed>> {
+    Ok(Members::of(members)?.each()?.iter().map(Followed::of).collect())
+}
+
+/// Do something with a state's arrays: its symbols, configurations, and what came of it.
+fn with_state<T>(
+    values: &[&Bound<'_, PyAny>],
+    widths: &[usize],
+    bars: &Bound<'_, PyAny>,
+    equities: &Bound<'_, PyAny>,
+    with: impl FnOnce(&mut Parts) -> T,
+) -> PyResult<(usize, usize, T)> {
+    let bars = Array::<i64>::of(bars, "bars", true)?;
+    let equities = Array::<f64>::of(equities, "equities", true)?;
+    let values: Vec<_> =
+        values.iter().map(|array| Array::<f64>::of(array, "values", true)).collect::<PyResult<_>>()?;
+    let written = values.iter().chain([&equities]).map(Array::bytes).chain([bars.bytes()]).collect();
+    apart(written, [0..0, 0..0])?;
+    let (symbols, configs) = (bars.slice().len(), equities.buffer.shape()[0]);
+    let fits = values.iter().zip(widths).all(|(array, width)| array.slice().len() == width * symbols);
+    if !fits || values.len() != widths.len() || equities.slice().len() != configs * EQUITY_SLOTS * symbols {
+        return Err(PyValueError::new_err("values, bars and equities are not of one state."));
+    }
+    // SAFETY: `apart` has shown that no two of them overlap.
+    let mut parts = unsafe {
+        Parts {
+            bars: bars.slice_mut(),
+            values: values.iter().map(|array| array.slice_mut()).collect(),
+            equities: equities.slice_mut(),
+        }
+    };
+    Ok((symbols, configs, with(&mut parts)))
 }
 
 /// A C-contiguous array, held for the length of the call.
@@ -156,7 +292,7 @@ fn output(outputs: &Bound<'_, PyAny>, name: &str) -> PyResult<Option<Array<f64>>
 
 /// `lowering.MemberConstants`, held.
 struct Members {
-    integers: [Array<i64>; 7],
+    integers: [Array<i64>; 8],
     keep: Array<f64>,
     weights: Array<f64>,
     growth: Array<f64>,
@@ -169,6 +305,7 @@ impl Members {
         Ok(Self {
             integers: [
                 integer("config")?,
+                integer("layer1")?,
                 integer("cutout")?,
                 integer("up")?,
                 integer("down")?,
@@ -193,15 +330,16 @@ impl Members {
             })
     }
 
-    fn member<'a>(&'a self, m: usize, columns: [&'a [i64]; 7], longest: usize) -> Option<Member<'a>> {
-        let mut values = [0; 7];
+    fn member<'a>(&'a self, m: usize, columns: [&'a [i64]; 8], longest: usize) -> Option<Member<'a>> {
+        let mut values = [0; 8];
         for (value, column) in values.iter_mut().zip(columns) {
             *value = *column.get(m)?;
         }
-        let [config, cutout, up, down, row, growth_start, last] = values;
+        let [config, layer1, cutout, up, down, row, growth_start, last] = values;
         let (row, last) = (usize::try_from(row).ok()?, usize::try_from(last).ok()?);
         Some(Member {
             config: usize::try_from(config).ok()?,
+            layer1: usize::try_from(layer1).ok()?,
             cutout,
             keep: self.keep.slice()[m],
             weights: self.weights.slice().get(m * FAMILIES..(m + 1) * FAMILIES)?.try_into().ok()?,

@@ -3,6 +3,14 @@
 use crate::stream::LENGTHS;
 use crate::vector::Vector;
 
+/// Forms of a pass over averages. `GENERAL`: averages may be undefined, signals may be 0, averages are kept.
+/// `SETTLED`: every lane's signals are 1 or -1 and all its averages are defined: then a signal is simply
+/// the last side taken, for having crossed once, an average's side and its signal can no longer differ.
+/// `SETTLED_SIDES`: the same, and the last bar's sides are left as the general form leaves them.
+pub const GENERAL: u8 = 0;
+pub const SETTLED: u8 = 1;
+pub const SETTLED_SIDES: u8 = 2;
+
 const ABOVE: f64 = 1.0 - 1e-12;
 const BELOW: f64 = 1.0 + 1e-12;
 
@@ -26,9 +34,6 @@ pub struct Crossing<'a, V> {
     pub signs: &'a mut [[V; LENGTHS]],
     /// [bar]: the averages, NaN where undefined; written by the general form only.
     pub averages: &'a mut [[V; LENGTHS]],
-    /// The bars to do now, within the tile.
-    pub from: usize,
-    pub to: usize,
 }
 
 /// A bar's inputs to `Signs::cross`.
@@ -40,33 +45,29 @@ pub struct Edge<V> {
 }
 
 /// The running values of a `Crossing`, in registers while a loop over bars runs.
-///
-/// `GENERAL`: averages may be undefined, signals may be 0, averages are kept. Otherwise every lane's
-/// signals are 1 or -1 and all its averages are defined: then a signal is simply the last side taken,
-/// for having crossed once, an average's side and its signal can no longer differ.
-pub struct Signs<'a, V, const GENERAL: bool> {
+pub struct Signs<'a, V, const FORM: u8> {
     s: [V; LENGTHS],
     side: [V; LENGTHS],
     of: Crossing<'a, V>,
 }
 
-impl<'a, V: Vector, const GENERAL: bool> Signs<'a, V, GENERAL> {
+impl<'a, V: Vector, const FORM: u8> Signs<'a, V, FORM> {
     #[inline(always)]
     pub fn begin(of: Crossing<'a, V>) -> Self {
-        let (n, from, to) = (of.low.len(), of.from, of.to);
-        assert!(from < to && to <= n && of.high.len() == n && of.signs.len() > n);
-        assert!(!GENERAL || of.averages.len() >= n);
-        Self { s: of.signs[of.from], side: *of.side, of }
+        let n = of.low.len();
+        assert!(of.high.len() == n && of.signs.len() > n);
+        assert!(FORM != GENERAL || of.averages.len() >= n);
+        Self { s: of.signs[0], side: *of.side, of }
     }
 
     #[inline(always)]
-    pub fn bars(&self) -> (usize, usize) {
-        (self.of.from, self.of.to)
+    pub fn bars(&self) -> usize {
+        self.of.low.len()
     }
 
     #[inline(always)]
     pub fn edge(&self, bar: usize) -> Edge<V> {
-        let t = if GENERAL { self.of.t + V::splat(bar as f64) } else { self.of.t };
+        let t = if FORM == GENERAL { self.of.t + V::splat(bar as f64) } else { self.of.t };
         Edge { low: self.of.low[bar], high: self.of.high[bar], t }
     }
 
@@ -82,11 +83,15 @@ impl<'a, V: Vector, const GENERAL: bool> Signs<'a, V, GENERAL> {
     pub fn cross(&mut self, edge: &Edge<V>, bar: usize, j: usize, average: V) {
         let (above, below) = (average.lt(edge.low), average.gt(edge.high));
         let (up, down) = (V::splat(1.0), V::splat(-1.0));
-        if !GENERAL {
+        let zero = V::splat(0.0);
+        if FORM == SETTLED_SIDES {
+            self.side[j] = V::select(above, up, V::select(below, down, zero));
+        }
+        if FORM != GENERAL {
             self.s[j] = V::select(above, up, V::select(below, down, self.s[j]));
             return;
         }
-        let (zero, first) = (V::splat(0.0), V::splat(self.of.first[j]));
+        let first = V::splat(self.of.first[j]);
         let defined = edge.t.ge(first);
         let side = V::select(above, up, V::select(below, down, zero));
         let side = V::select(defined, side, zero);
@@ -101,10 +106,10 @@ impl<'a, V: Vector, const GENERAL: bool> Signs<'a, V, GENERAL> {
         self.of.signs[bar + 1] = self.s;
     }
 
-    /// Hand back the sides. The fast form did not follow them: with 0, the next bar's side counts
-    /// as taken anew, which is what a nonzero signal asks for.
+    /// Hand back the sides. `SETTLED` did not follow them: with 0, the next bar's side counts as taken
+    /// anew, which is what a nonzero signal asks for.
     #[inline(always)]
     pub fn end(self) {
-        *self.of.side = if GENERAL { self.side } else { [V::splat(0.0); LENGTHS] };
+        *self.of.side = if FORM == SETTLED { [V::splat(0.0); LENGTHS] } else { self.side };
     }
 }

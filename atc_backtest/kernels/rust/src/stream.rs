@@ -115,6 +115,9 @@ impl Stream {
 pub struct Member<'a> {
     /// Index in the state's equities and in the outputs.
     pub config: usize,
+    /// Which of the stream's distinct layers 1 is its own, numbered as members first have them: members
+    /// that differ in thresholds and weights alone share one.
+    pub layer1: usize,
     pub cutout: i64,
     pub keep: f64,
     pub weights: [f64; FAMILIES],

@@ -8,7 +8,14 @@ use std::ops::{Add, Div, Mul, Sub};
 
 /// `LANES` float64 values, operated on side by side.
 pub trait Vector:
-    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+    Copy
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + 'static
 {
     const LANES: usize;
     type Mask: Copy;

@@ -94,10 +94,12 @@ fn neighbours_do_not_matter() {
 #[test]
 fn members_of_a_stream_do_not_matter_to_each_other() {
     let close = prices(8, 400);
-    let members: Vec<Settings> = [0.0, 0.03, 1.5]
+    let mut members: Vec<Settings> = [0.0, 0.03, 1.5]
         .into_iter()
         .map(|decay| Settings { decay, cutout: (decay * 20.0) as i64, ..Settings::default() })
         .collect();
+    let weights = [2.0, 0.5, 1.0, 7.0, 0.3, 1.0];
+    members.push(Settings { weights, ..members[1].clone() }); // shares the second's layer 1
     for level in Level::ALL.into_iter().filter(|level| level.available()) {
         let together = Run::whole(&members, 8, &close, level, false);
         for (m, member) in members.iter().enumerate() {

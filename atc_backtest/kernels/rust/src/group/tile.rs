@@ -2,13 +2,12 @@
 
 use super::Group;
 use crate::advance::Outputs;
-use crate::averages::{
-    Dema, Ema, Halves, Hma, Kama, LSMA as BY_LSMA, Rows, SMA, Seed, WMA as BY_WMA, Windowed,
-};
+use crate::averages::Rows;
 use crate::equities::{Cutout, Factors, Layer1, Layer2, Rise, stays_below};
+use crate::families::{Inputs, signs_of};
 use crate::lanes::Lanes;
-use crate::signs::{Crossing, band};
-use crate::stream::{AVERAGES, DEMA, EMA, FAMILIES, HMA, KAMA, LENGTHS, LSMA, Member, WMA};
+use crate::signs::{Crossing, GENERAL, SETTLED, SETTLED_SIDES, band};
+use crate::stream::{AVERAGES, FAMILIES, KAMA, LENGTHS, Member};
 use crate::vector::{Pass, Vector};
 
 impl<V: Vector> Group<'_, V> {
@@ -17,25 +16,24 @@ impl<V: Vector> Group<'_, V> {
         let (n, t) = (lanes.n, lanes.t::<V>());
         self.prepare(lanes);
         self.settle(lanes);
-        self.sum(n);
-        for m in 0..self.members.len() {
-            self.factors(m, lanes);
+        let (first, stop) = (self.stream.history, self.stream.history + n);
+        self.sums.fill(&self.x, &self.change, (first, stop), &self.settled);
+        for i in 0..self.firsts.len() {
+            self.factors(i, lanes);
         }
         let keep = outputs.average.is_some();
         for family in 0..FAMILIES {
             self.signs[0] = self.sign[family];
-            // The last bar before the state is saved must leave true sides, as the general form does.
-            let fast = if !self.settled[family] || keep { 0 } else { n - usize::from(lanes.finishes()) };
-            if fast > 0 {
-                self.dispatch::<false>(family, t, n, 0, fast);
-            }
-            if fast < n {
-                self.dispatch::<true>(family, t, n, fast, n);
+            match self.settled[family] && !keep {
+                false => self.family::<GENERAL>(family, t, n),
+                // The last bar before the state is saved must leave true sides.
+                true if lanes.finishes() => self.family::<SETTLED_SIDES>(family, t, n),
+                true => self.family::<SETTLED>(family, t, n),
             }
             self.sign[family] = self.signs[n];
             self.write_averages(family, lanes, outputs);
-            for m in 0..self.members.len() {
-                self.layer1(m, family, t, lanes, outputs);
+            for i in 0..self.firsts.len() {
+                self.layer1(i, family, t, lanes, outputs);
             }
         }
         for m in 0..self.members.len() {
@@ -70,28 +68,15 @@ impl<V: Vector> Group<'_, V> {
                 t as f64 > warm && signs.iter().skip(lane).step_by(V::LANES).all(|&sign| sign != 0.0)
             });
         }
-        for (member, layers) in self.members.iter().zip(&mut self.layers) {
-            layers.past_cutout = layers.past_cutout || lanes.active().all(|(_, t)| t > member.cutout);
+        for first in &mut self.firsts {
+            let cutout = self.members[first.leader].cutout;
+            first.past_cutout = first.past_cutout || lanes.active().all(|(_, t)| t > cutout);
         }
     }
 
-    /// Sums of every family's shortest window.
-    fn sum(&mut self, n: usize) {
-        let (first, stop) = (self.stream.history, self.stream.history + n);
-        self.sums.fill(&self.x, first, stop);
-        let mut needed: Vec<usize> = [HMA, WMA, LSMA, FAMILIES].map(|f| self.window_of[f]).into();
-        needed.extend([EMA, DEMA].into_iter().filter(|&f| !self.settled[f]).map(|f| self.window_of[f]));
-        for (index, window) in self.windows.iter_mut().enumerate() {
-            if needed.contains(&index) {
-                window.fill(&self.sums, &self.x, first, stop);
-            }
-        }
-        self.change_sums.fill(&self.change, first, stop);
-        self.noise.fill(&self.change_sums, &self.change, first, stop);
-    }
-
-    fn factors(&mut self, m: usize, lanes: &Lanes) {
-        let (n, member) = (lanes.n, &self.members[m]);
+    fn factors(&mut self, i: usize, lanes: &Lanes) {
+        let (n, layer) = (lanes.n, &mut self.firsts[i]);
+        let member = &self.members[layer.leader];
         let (growth, last) = (&mut self.growth[..n], member.growth.len() - 1);
         // Before the cutout any value will do; after the last, the last.
         let start = |t: i64| usize::try_from(t - member.cutout - member.growth_start).unwrap_or(0).min(last);
@@ -109,115 +94,40 @@ impl<V: Vector> Group<'_, V> {
                 growth.chunks_exact_mut(V::LANES).zip(values).for_each(|(to, g)| to[lane] = *g);
             }
         }
-        let layers = &mut self.layers[m];
         V::enter(Rise {
             returns: &self.returns[..n],
             growth: &self.growth[..n],
             keep: member.keep,
-            up: &mut layers.up[..n],
-            down: &mut layers.down[..n],
-            rise: &mut layers.rise,
+            up: &mut layer.up[..n],
+            down: &mut layer.down[..n],
+            rise: &mut layer.rise,
         });
     }
 
-    fn dispatch<const GENERAL: bool>(&mut self, family: usize, t: V, n: usize, from: usize, to: usize) {
-        match self.robustness {
-            0 => self.signs_of::<0, GENERAL>(family, t, n, from, to),
-            1 => self.signs_of::<1, GENERAL>(family, t, n, from, to),
-            _ => self.signs_of::<2, GENERAL>(family, t, n, from, to),
-        }
-    }
-
-    /// Pass 1 of one family, bars `from..to` of the tile's `n`.
-    fn signs_of<const R: usize, const GENERAL: bool>(
-        &mut self,
-        family: usize,
-        t: V,
-        n: usize,
-        from: usize,
-        to: usize,
-    ) {
-        let stream = self.stream;
+    /// Pass 1 of one family, the tile's `n` bars.
+    fn family<const FORM: u8>(&mut self, family: usize, t: V, n: usize) {
+        let (history, y_first) = (self.stream.history, self.y_first());
         let crossing = Crossing {
             low: &self.low[..n],
             high: &self.high[..n],
             t,
-            first: &stream.first[family],
+            first: &self.stream.first[family],
             side: &mut self.side[family],
             signs: &mut self.signs[..n + 1],
             averages: &mut self.averages[..n],
-            from,
-            to,
         };
-        let first = stream.history;
-        let x = Rows { rows: &self.x[..first + n], first };
-        let window = &self.windows[self.window_of[family]];
-        let (s, w, shortest) = (&window.s[..n], &window.w[..n], window.length);
-        let alpha = &stream.alpha[family];
-        let seed = Seed { pine: stream.pine, shortest, s, sma: &stream.sma[family] };
-        let [ema, e1, e2, k] = &mut self.recursive;
-        match family {
-            EMA => V::enter(Ema::<V, R, GENERAL> { crossing, x, alpha, seed, e: ema }),
-            DEMA => V::enter(Dema::<V, R, GENERAL> { crossing, x, alpha, seed, e1, e2 }),
-            KAMA => V::enter(Kama::<V, R, GENERAL> {
-                crossing,
-                x,
-                change: Rows { rows: &self.change[..first + n], first },
-                shortest,
-                noise: &self.noise.s[..n],
-                lengths: &stream.lengths[family],
-                pine: stream.pine,
-                k,
-            }),
-            HMA if !stream.pine => {
-                let half = &self.windows[self.window_of[FAMILIES]];
-                let y_first = self.y.len() - self.most;
-                let halves = Halves { s: &half.s[..n], w: &half.w[..n], by: &stream.hma_half };
-                let y = &mut self.y[..y_first + n];
-                let (by_full, by_smooth, smooth) = (&stream.wma[family], &stream.hma_smooth, &stream.smooth);
-                if shortest % 2 == 1 {
-                    V::enter(Hma::<V, 1, R, GENERAL> {
-                        crossing,
-                        x,
-                        shortest,
-                        s,
-                        w,
-                        halves,
-                        by_full,
-                        by_smooth,
-                        smooth,
-                        y,
-                        y_first,
-                    });
-                } else {
-                    V::enter(Hma::<V, 0, R, GENERAL> {
-                        crossing,
-                        x,
-                        shortest,
-                        s,
-                        w,
-                        halves,
-                        by_full,
-                        by_smooth,
-                        smooth,
-                        y,
-                        y_first,
-                    });
-                }
-            }
-            HMA => {
-                let (by_s, by_w) = (&stream.sma[family], &stream.wma[family]);
-                V::enter(Windowed::<V, SMA, R, GENERAL> { crossing, x, shortest, s, w, by_s, by_w });
-            }
-            WMA => {
-                let (by_s, by_w) = (&stream.sma[family], &stream.wma[family]);
-                V::enter(Windowed::<V, BY_WMA, R, GENERAL> { crossing, x, shortest, s, w, by_s, by_w });
-            }
-            _ => {
-                let (by_s, by_w) = (&stream.lsma_s[family], &stream.lsma_w[family]);
-                V::enter(Windowed::<V, BY_LSMA, R, GENERAL> { crossing, x, shortest, s, w, by_s, by_w });
-            }
-        }
+        let inputs = Inputs {
+            stream: self.stream,
+            x: Rows { rows: &self.x[..history + n], first: history },
+            change: Rows { rows: &self.change[..history + n], first: history },
+            window: self.sums.of(family, n),
+            half: self.sums.of(FAMILIES, n),
+            noise: self.sums.noise(n),
+            y: &mut self.y[..y_first + n],
+            y_first,
+            recursive: &mut self.recursive,
+        };
+        signs_of::<V, FORM>(family, self.robustness, inputs, crossing);
     }
 
     fn write_averages(&self, family: usize, lanes: &Lanes, outputs: &mut Outputs) {
@@ -246,41 +156,47 @@ impl<V: Vector> Group<'_, V> {
         output.as_deref_mut().map(|array| &mut array[member.config * size..][..size])
     }
 
-    fn layer1(&mut self, m: usize, family: usize, t: V, lanes: &Lanes, outputs: &mut Outputs) {
-        let (n, member, layers) = (lanes.n, &self.members[m], &mut self.layers[m]);
+    fn layer1(&mut self, i: usize, family: usize, t: V, lanes: &Lanes, outputs: &mut Outputs) {
+        let (n, layer) = (lanes.n, &mut self.firsts[i]);
+        let leader = &self.members[layer.leader];
         let fast = self.settled[family]
-            && layers.past_cutout
+            && layer.past_cutout
             && outputs.equity1.is_none()
-            && stays_below(&layers.equity1[family], layers.rise);
-        let factors = Factors { up: &layers.up[..n], down: &layers.down[..n], keep: member.keep };
-        let cutout = Cutout { t, at: member.cutout as f64 };
-        let (e, q) = (&mut layers.equity1[family], &mut layers.q[family][1..n + 1]);
+            && stays_below(&layer.equity1[family], layer.rise);
+        let factors = Factors { up: &layer.up[..n], down: &layer.down[..n], keep: leader.keep };
+        let cutout = Cutout { t, at: leader.cutout as f64 };
+        let (e, q) = (&mut layer.equity1[family], &mut layer.q[family][1..n + 1]);
         let (signs, kept) = (&self.signs[..n + 1], &mut self.kept1[..n]);
         if fast {
             V::enter(Layer1::<V, false> { factors, cutout, signs, e, q, kept });
         } else {
             V::enter(Layer1::<V, true> { factors, cutout, signs, e, q, kept });
         }
-        if let Some(out) = self.of_config(member, AVERAGES, &mut outputs.equity1) {
-            for j in 0..LENGTHS {
-                let tile = &self.kept1[..n].as_flattened()[j..];
-                lanes.scatter(out, (AVERAGES, family * LENGTHS + j), tile, LENGTHS);
-            }
-        }
-        if let Some(out) = self.of_config(member, FAMILIES, &mut outputs.layer1) {
+        if outputs.layer1.is_some() {
             let s = &mut self.signal[..n];
-            V::enter(Hundredths { q: &self.layers[m].q[family][1..n + 1], s });
-            lanes.scatter(out, (FAMILIES, family), s, 1);
+            V::enter(Hundredths { q: &self.firsts[i].q[family][1..n + 1], s });
+        }
+        for member in self.members.iter().filter(|member| member.layer1 == i) {
+            if let Some(out) = self.of_config(member, AVERAGES, &mut outputs.equity1) {
+                for j in 0..LENGTHS {
+                    let tile = &self.kept1[..n].as_flattened()[j..];
+                    lanes.scatter(out, (AVERAGES, family * LENGTHS + j), tile, LENGTHS);
+                }
+            }
+            if let Some(out) = self.of_config(member, FAMILIES, &mut outputs.layer1) {
+                lanes.scatter(out, (FAMILIES, family), &self.signal[..n], 1);
+            }
         }
     }
 
     fn layer2(&mut self, m: usize, t: V, lanes: &Lanes, outputs: &mut Outputs) {
-        let (n, member, layers) = (lanes.n, &self.members[m], &mut self.layers[m]);
-        let factors = Factors { up: &layers.up[..n], down: &layers.down[..n], keep: member.keep };
+        let (n, member) = (lanes.n, &self.members[m]);
+        let layer = &self.firsts[member.layer1];
+        let factors = Factors { up: &layer.up[..n], down: &layer.down[..n], keep: member.keep };
         let cutout = Cutout { t, at: member.cutout as f64 };
-        let q = layers.q.each_ref().map(|q| &q[..n + 1]);
-        let (e, signal, kept) = (&mut layers.equity2, &mut self.signal[..n], &mut self.kept2[..n]);
-        if layers.past_cutout && outputs.equity2.is_none() {
+        let q = layer.q.each_ref().map(|q| &q[..n + 1]);
+        let (e, signal, kept) = (&mut self.seconds[m], &mut self.signal[..n], &mut self.kept2[..n]);
+        if layer.past_cutout && outputs.equity2.is_none() {
             V::enter(Layer2::<V, false> { factors, cutout, member, q, e, signal, kept });
         } else {
             V::enter(Layer2::<V, true> { factors, cutout, member, q, e, signal, kept });
@@ -303,7 +219,7 @@ impl<V: Vector> Group<'_, V> {
         self.x.copy_within(n..n + history, 0);
         let before = self.y_first();
         self.y.copy_within(n..n + before, 0);
-        for q in self.layers.iter_mut().flat_map(|layers| &mut layers.q) {
+        for q in self.firsts.iter_mut().flat_map(|first| &mut first.q) {
             q[0] = q[n];
         }
     }

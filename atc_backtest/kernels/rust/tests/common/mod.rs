@@ -72,10 +72,11 @@ impl Settings {
         }
     }
 
-    fn member<'a>(&self, config: usize, growth: &'a [f64]) -> Member<'a> {
+    fn member<'a>(&self, config: usize, layer1: usize, growth: &'a [f64]) -> Member<'a> {
         let (up, down) = if self.pine { (49.0, -49.0) } else { (10.0, -10.0) };
         Member {
             config,
+            layer1,
             cutout: self.cutout,
             keep: 1.0 - self.decay / 100.0,
             weights: self.weights,
@@ -84,6 +85,21 @@ impl Settings {
             growth_start: 0,
             growth,
         }
+    }
+}
+
+impl Settings {
+    /// Which distinct layer 1 each has, numbered as they first come.
+    fn layers(of: &[Settings]) -> Vec<usize> {
+        let mut distinct: Vec<(f64, f64, i64)> = Vec::new();
+        let number = |s: &Settings| {
+            let key = (s.growth, s.decay, s.cutout);
+            distinct.iter().position(|&other| other == key).unwrap_or_else(|| {
+                distinct.push(key);
+                distinct.len() - 1
+            })
+        };
+        of.iter().map(number).collect()
     }
 }
 
@@ -116,6 +132,7 @@ impl Run {
         assert_eq!(pieces.iter().sum::<usize>(), n);
         let growth: Vec<Vec<f64>> =
             of.iter().map(|s| (0..n.max(1)).map(|k| (s.growth * k as f64).exp()).collect()).collect();
+        let layer1 = Settings::layers(of);
         let kinds = if all { Outputs::VALUES.len() } else { 1 };
         let mut run = Run {
             bars: vec![0; symbols],
@@ -140,7 +157,7 @@ impl Run {
                 sign: arrays.next(),
                 equity1: arrays.next(),
             };
-            let members = of.iter().zip(&growth).enumerate().map(|(c, (s, g))| s.member(c, g)).collect();
+            let members = of.iter().enumerate().map(|(c, s)| s.member(c, layer1[c], &growth[c])).collect();
             let call = Advance {
                 prices: Prices { close: &block, source: &block, n_symbols: symbols, n_bars: piece },
                 streams: vec![StreamJob { stream: &stream, members, values: &mut run.values }],
