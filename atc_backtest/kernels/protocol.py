@@ -356,29 +356,6 @@ class Follower(Protocol):
         ...
 
 
-class BlockFollower:
-    """`Follower` for any kernel: every bar is a block."""
-
-    def __init__(self, kernel: Kernel, state: State) -> None:
-        self._kernel = kernel
-        self._state = state
-
-    def update(self, close: F64) -> F64:
-        outputs = Outputs.allocate(["signal"], len(self._state.configs), self._state.n_symbols, 1)
-        self._kernel.advance(self._state, Prices(close[:, None]), outputs)
-        assert outputs.signal is not None  # asked for above
-        return outputs.signal[:, :, 0]
-
-    def update_one(self, symbol: int, close: float) -> list[float]:
-        bar = np.full(self._state.n_symbols, np.nan)
-        bar[symbol] = close
-        signals: list[float] = self.update(bar)[:, symbol].tolist()
-        return signals
-
-    def state(self) -> State:
-        return self._state
-
-
 __all__ = [
     "EQUITY_SLOTS",
     "FAMILIES",
@@ -386,7 +363,6 @@ __all__ = [
     "N_FAMILIES",
     "N_LENGTHS",
     "OUTPUT_AXES",
-    "BlockFollower",
     "Follower",
     "Kernel",
     "Outputs",

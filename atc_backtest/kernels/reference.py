@@ -12,10 +12,10 @@ import numpy as np
 
 from atc_backtest.config import AtcConfig
 from atc_backtest.errors import DataError
+from atc_backtest.kernels.following import BlockFollower
 from atc_backtest.kernels.protocol import (
     F64,
     OUTPUT_AXES,
-    BlockFollower,
     Follower,
     Outputs,
     Prices,

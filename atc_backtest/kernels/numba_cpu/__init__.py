@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from atc_backtest.config import AtcConfig
+from atc_backtest.kernels.following import BlockFollower
 from atc_backtest.kernels.lowering import MemberConstants
 from atc_backtest.kernels.numba_cpu.block import block_function
 from atc_backtest.kernels.numba_cpu.layout import members_of, plan_of, tile_of
 from atc_backtest.kernels.protocol import (
     F64,
     OUTPUT_AXES,
-    BlockFollower,
     Follower,
     Outputs,
     Prices,
