@@ -16,8 +16,8 @@ class Stream:
 class Follower:
     """Symbols followed bar by bar, from a state on.
 
-    The state's arrays are copied. `jobs` as in `advance`. `ValueError` where shapes do not fit, arrays share memory, or the processor
-    lacks `level`.
+    The state's arrays are copied. `jobs` as in `advance`. `ValueError` where shapes do not fit, arrays
+    share memory, or the processor lacks `level`.
     """
 
     def __new__(
