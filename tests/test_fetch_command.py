@@ -1,0 +1,109 @@
+"""The fetch command as processes run it: killed, interrupted, into a store, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from archive_server import Archive, Trouble, archive_server, hidden, visible
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    with archive_server() as served:
+        yield served
+
+
+def command(archive: Archive, folder: Path, *more: str) -> list[str]:
+    url = f"{archive.url}/{{symbol}}-{{date}}.csv"
+    days = ["--start", "2024-01-01", "--end", "2024-01-04"]
+    return [sys.executable, "-m", "atc_backtest", "fetch", url, "--symbols", "A,B", *days, "--out", str(folder), *more]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_rerun_completes(archive: Archive, tmp_path: Path) -> None:
+    bodies = {f"{s}-2024-01-0{d}.csv": random.Random(d).randbytes(200_000) + b"\n" for s in "AB" for d in range(1, 5)}
+    for name, body in bodies.items():
+        archive.put(f"/{name}", body)
+        archive.put_sum(f"/{name}", body)
+    archive.chunk_s = 0.02
+    args = command(archive, tmp_path, "--checksum", ".CHECKSUM", "--concurrency", "3", "--json")
+    moments, resumed = random.Random(5), 0
+    for _ in range(4):
+        started = len(archive.asked)
+        process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(archive.asked) == started:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for name in visible(tmp_path):
+            if name in bodies:
+                assert (tmp_path / name).read_bytes() == bodies[name]
+    done = subprocess.run(args, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    resumed += report["resumed"]
+    assert report["fetched"] + report["skipped"] == 8
+    assert {name: (tmp_path / name).read_bytes() for name in bodies} == bodies
+    assert hidden(tmp_path) == set()
+    assert any("range" in asked for _, asked in archive.asked)
+
+
+def test_interrupted_it_leaves_what_can_be_gone_on_with(archive: Archive, tmp_path: Path) -> None:
+    body = random.Random(1).randbytes(2_000_000) + b"\n"
+    archive.put("/A-2024-01-01.csv", body)
+    archive.chunk_s = 0.05
+    process = subprocess.Popen(command(archive, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    part = tmp_path / ".A-2024-01-01.csv.part"
+    while not (part.exists() and part.stat().st_size > 100_000):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert said == "interrupted.\n"
+    archive.chunk_s = 0
+    done = subprocess.run(command(archive, tmp_path), capture_output=True, text=True, check=True)
+    assert "(1 gone on with)" in done.stdout
+    assert "missing  7: A-2024-01-02.csv" in done.stdout
+    assert (tmp_path / "A-2024-01-01.csv").read_bytes() == body
+
+
+def test_the_command_into_a_store_and_its_exit_codes(archive: Archive, tmp_path: Path) -> None:
+    day_ms = 86_400_000
+    header = b"time,open,high,low,close,volume\n"
+    for symbol in "AB":
+        for day in range(4):
+            rows = (b"%d,1,2,0.5,1.5,7\n" % (1_704_067_200_000 + day * day_ms + i * 3_600_000) for i in range(24))
+            archive.put(f"/{symbol}-2024-01-0{day + 1}.csv", header + b"".join(rows))
+    store = tmp_path / "p.zarr"
+    into = command(archive, tmp_path / "files", "--store", str(store), "--json")
+    archive.files["/B-2024-01-02.csv"].troubles = [Trouble("status", 403)]
+    failed = subprocess.run(into, capture_output=True, text=True, check=False)
+    assert failed.returncode == 3
+    assert [file["name"] for file in json.loads(failed.stdout)["failed"]] == ["B-2024-01-02.csv"]
+    assert not store.exists()
+    done = subprocess.run(into, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert (report["fetched"], report["skipped"]) == (1, 7)
+    assert [(s["name"], s["rows_kept"]) for s in report["ingest"]["symbols"]] == [("A", 96), ("B", 96)]
+    archive.files.clear()
+    nothing = subprocess.run(command(archive, tmp_path / "none"), capture_output=True, text=True, check=False)
+    assert nothing.returncode == 3
+    assert "none of them is there" in nothing.stdout
+
+
+def test_without_aiohttp_the_command_that_brings_it(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['aiohttp'] = None; from atc_backtest.cli import main; main()"
+    args = [sys.executable, "-c", code, "fetch", "http://127.0.0.1:1/a.csv", "--out", str(tmp_path / "f")]
+    done = subprocess.run(args, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": "."})
+    assert done.returncode == 3
+    assert done.stderr == "error: fetch needs aiohttp: pip install 'atc-backtest[fetch]'\n"
+    assert not (tmp_path / "f").exists()
