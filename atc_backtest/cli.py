@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look at a price store.", no_args_is_help=True)
+store_app = typer.Typer(help="Look at a price store, or make one up.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
 
@@ -161,7 +161,7 @@ def fetch(
         calendar=calendar,
         overwrite=overwrite,
     )
-    with display.fetch_progress(len(asked), "bars" if exchange else "B") as show:
+    with display.counting_progress("fetching", len(asked), "bars" if exchange else "B") as show:
         report, ingested = fetching.run(asked, out, options, show, store, kept)
     display.show_fetch(report, as_json, ingested)
     if not report.ok:
@@ -279,6 +279,30 @@ def store_info(store: StoreArgument, as_json: Json = False) -> None:
     from atc_backtest.stores.zarr_store import open_store
 
     display.show_store(open_store(store).info, as_json)
+
+
+@store_app.command("synth")
+@_guarded
+def store_synth(
+    store: StoreArgument,
+    symbols: Annotated[int, typer.Option(help="How many.")],
+    bars: Annotated[int, typer.Option(help="Bars of each.")],
+    seed: Annotated[int, typer.Option(help="The same seed, the same prices.")],
+    bar: Annotated[str, typer.Option(help="Bar size, e.g. 1m, 1h, 1d.")] = "1m",
+    fields: Annotated[str, typer.Option(help="Separated by commas.")] = "open,high,low,close,volume",
+    calendar: Annotated[str, typer.Option(help="The store's calendar.")] = "24/7",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a store of invented prices of any size: seeded, on ticks, with gaps, listings and delistings."""
+    from atc_backtest import display
+    from atc_backtest.stores import synth
+    from atc_backtest.stores.base import parse_bar
+
+    spec = synth.SynthSpec(symbols, bars, seed, parse_bar(bar), synth.parse_fields(fields))
+    with display.counting_progress("making prices", symbols, "cells") as show:
+        report = synth.synth(store, spec, calendar=calendar, overwrite=overwrite, progress=show)
+    display.show_synth(report, as_json)
 
 
 @app.command()

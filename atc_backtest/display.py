@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from atc_backtest.stores.base import StoreInfo
     from atc_backtest.stores.fetch import FetchReport
     from atc_backtest.stores.ingest import IngestReport
+    from atc_backtest.stores.synth import SynthReport
 
 MISSING_SHOWN = 8
 """Files that are not there, named in a terminal."""
@@ -276,15 +277,15 @@ def show_ingest(report: IngestReport, as_json: bool) -> None:
 
 
 @contextmanager
-def fetch_progress(total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over files while the block runs; what it yields takes files done, and bytes or bars so far."""
+def counting_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over `total` while the block runs; what it yields takes how many are done, and units so far."""
     console = _error_console()
-    columns = (SpinnerColumn(), TextColumn("fetching"), BarColumn(), TextColumn("{task.fields[said]}"))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("fetching", total=total, said="")
+        task = bars.add_task(what, total=total, said="")
 
-        def show(done: int, received: int) -> None:
-            bars.update(task, completed=done, said=f"{done:,} of {total:,}, {_count(received)} {unit}")
+        def show(done: int, units: int) -> None:
+            bars.update(task, completed=done, said=f"{done:,} of {total:,}, {_count(units)} {unit}")
 
         yield show
 
@@ -329,6 +330,23 @@ def show_store(info: StoreInfo, as_json: bool) -> None:
     for symbol in info.symbols:
         view.add_row(symbol.name, f"{symbol.n_bars:,}", iso(symbol.first_ns), iso(symbol.last_ns))
     _console().print(view)
+
+
+def show_synth(report: SynthReport, as_json: bool) -> None:
+    """What was made, and how fast."""
+    from atc_backtest.stores.base import format_bar
+
+    spec = report.spec
+    if as_json:
+        _print_json(asdict(report) | {"store": str(report.store)})
+        return
+    bars = spec.n_symbols * spec.n_bars
+    print(
+        f"store  {report.store}: {spec.n_symbols:,} symbols x {spec.n_bars:,} bars of {format_bar(spec.bar_ns)}, "
+        f"{', '.join(spec.fields)}; {report.n_present / bars:.1%} of the bars are there"
+    )
+    print(f"made   in {report.seconds:.2f} s ({_count(bars / report.seconds)} bars/s), seed {spec.seed}")
+    print(f"next   atc-backtest backtest {report.store}")
 
 
 def show_diagnosis(findings: Sequence[Finding], as_json: bool) -> None:
