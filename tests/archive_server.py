@@ -24,6 +24,7 @@ class Trouble:
     shorter   say that the body is `n` bytes shorter than it is
     whole     send all of it, whatever range is asked for
     splice    send the range asked for, whichever version If-Range names
+    shifted   send a range that begins `n` bytes after the one asked for
     no_length neither length nor chunks: the end of the connection is the end of the body
     gzip      say that the body is encoded
     """
@@ -107,7 +108,7 @@ class Archive:
         status, said = "200 OK", {"ETag": tag} if file.tagged else {}
         asked = headers.get("range")
         if asked and trouble.kind != "whole" and (trouble.kind == "splice" or headers.get("if-range", tag) == tag):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            start = int(asked.removeprefix("bytes=").rstrip("-")) + (trouble.n if trouble.kind == "shifted" else 0)
             if start >= len(body):
                 said |= {"Content-Range": f"bytes */{len(body)}", "Content-Length": "0"}
                 return await self._send(writer, "416 Range Not Satisfiable", said, b"")

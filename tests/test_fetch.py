@@ -206,6 +206,23 @@ def test_a_server_that_ignores_ranges(archive: Archive, tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_bytes() == BODY
 
 
+@pytest.mark.parametrize("trouble", [Trouble("shifted", 18), Trouble("shorter", 18)], ids=lambda t: t.kind)
+def test_a_range_that_is_not_the_one_asked_for(archive: Archive, tmp_path: Path, trouble: Trouble) -> None:
+    archive.put("/a.csv", BODY, Trouble("drop", 100_000), trouble)
+    report = got(archive, tmp_path)
+    assert (report.fetched, report.resumed, len(archive.asked)) == (1, 1, 3)
+    assert (tmp_path / "a.csv").read_bytes() == BODY
+
+
+def test_a_request_as_a_whole_takes_no_longer_than_it_may(archive: Archive, tmp_path: Path) -> None:
+    archive.put("/a.csv", BODY * 10)
+    archive.chunk_s = 0.1  # never silent for long
+    began = time.monotonic()
+    report = got(archive, tmp_path, FetchOptions(timeout_s=5, request_s=0.5, retries=1, backoff_s=0.001))
+    assert time.monotonic() - began < 4
+    assert "broke after" in report.failed[0].reason
+
+
 @pytest.mark.parametrize("trouble", [Trouble("none"), Trouble("splice")], ids=["honours If-Range", "ignores If-Range"])
 def test_a_file_that_changes_between_tries_is_one_version(archive: Archive, tmp_path: Path, trouble: Trouble) -> None:
     changed = BODY.replace(b"1.5", b"1.6")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,6 +74,40 @@ def test_interrupted_it_leaves_what_can_be_gone_on_with(archive: Archive, tmp_pa
     done = subprocess.run(command(archive, tmp_path), capture_output=True, text=True, check=True)
     assert "(1 gone on with)" in done.stdout
     assert "missing  7: A-2024-01-02.csv" in done.stdout
+    assert (tmp_path / "A-2024-01-01.csv").read_bytes() == body
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from atc_backtest.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(archive: Archive, tmp_path: Path) -> None:
+    peaks = []
+    for mib in (1, 128):
+        archive.put("/A-2024-01-01.csv", b"0123456,7890123\n" * (mib << 16))
+        args = [sys.executable, "-c", PEAK, *command(archive, tmp_path / str(mib), "--json")[3:]]
+        done = subprocess.run(args, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)["n_bytes"] == mib << 20
+        peaks.append(int(done.stderr) / 1024)
+    assert peaks[1] - peaks[0] < 16
+
+
+def test_a_full_disk_is_said_and_gone_on_from(archive: Archive, tmp_path: Path) -> None:
+    body = random.Random(1).randbytes(500_000) + b"\n"
+    archive.put("/A-2024-01-01.csv", body)
+    limit = f"ulimit -f 200; exec {shlex.join(command(archive, tmp_path))}"  # blocks of 512 or 1,024 bytes
+    full = subprocess.run(["sh", "-c", limit], capture_output=True, text=True, check=False)
+    assert full.returncode == 3
+    assert full.stderr.startswith(f"error: cannot write {tmp_path}/A-2024-01-01.csv")
+    assert visible(tmp_path) == set()
+    done = subprocess.run(command(archive, tmp_path), capture_output=True, text=True, check=True)
+    assert "(1 gone on with)" in done.stdout
     assert (tmp_path / "A-2024-01-01.csv").read_bytes() == body
 
 
