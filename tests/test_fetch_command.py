@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -10,11 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from archive_server import Archive, Trouble, archive_server, hidden, visible
+from typer.testing import CliRunner
+
+from atc_backtest.cli import app
+from atc_backtest.stores.fetch import PRESETS
 
 
 @pytest.fixture
@@ -133,6 +139,37 @@ def test_the_command_into_a_store_and_its_exit_codes(archive: Archive, tmp_path:
     nothing = subprocess.run(command(archive, tmp_path / "none"), capture_output=True, text=True, check=False)
     assert nothing.returncode == 3
     assert "none of them is there" in nothing.stdout
+
+
+def kline_zip(name: str, first_day: int, days: int) -> bytes:
+    """Hourly klines as Binance's archive has them, without a header."""
+    begin = 1_704_067_200_000 + first_day * 86_400_000
+    times = [begin + 3_600_000 * i for i in range(24 * days)]
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as file:
+        lines = "".join(f"{at},1,2,0.5,1.5,7,{at + 3_599_999},8,9,3,4,0\n" for at in times)
+        file.writestr(name.replace(".zip", ".csv"), lines)
+    return held.getvalue()
+
+
+def test_a_preset_into_a_store(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tuple(url.replace("https://data.binance.vision", archive.url) for url in PRESETS["binance-um"])
+    monkeypatch.setitem(PRESETS, "binance-um", here)
+    for name, first_day, days in (("2024-01", 0, 31), *((f"2024-02-{d:02}", 30 + d, 1) for d in range(1, 30))):
+        folder = "monthly" if days > 1 else "daily"
+        path = f"/data/futures/um/{folder}/klines/BTCUSDT/1h/BTCUSDT-1h-{name}.zip"
+        body = kline_zip(path.rpartition("/")[2], first_day, days)
+        archive.put(path, body)
+        archive.put_sum(path, body)
+    args = ["fetch", "binance-um", "--symbols", "BTCUSDT,NONEUSDT", "--bar", "1h", "--start", "2024-01"]
+    args += ["--end", "2024-02", "--out", str(tmp_path / "files"), "--store", str(tmp_path / "p.zarr"), "--json"]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["fetched"] == 1 + 29, "February is not there as a month: its days are"
+    assert len(report["missing"]) == 1 + 29
+    assert [(s["name"], s["rows_kept"]) for s in report["ingest"]["symbols"]] == [("BTCUSDT", 60 * 24)]
+    assert len(list((tmp_path / "files").glob("*.CHECKSUM"))) == 30
 
 
 def test_without_aiohttp_the_command_that_brings_it(tmp_path: Path) -> None:
