@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look at a price store.", no_args_is_help=True)
+store_app = typer.Typer(help="Look at a price store, or make one up.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 
 
@@ -119,6 +119,53 @@ def ingest(
     with display.ingest_progress() as show:
         report = ingesting.ingest(sources, store, options, show)
     display.show_ingest(report, as_json)
+
+
+@app.command()
+@_guarded
+def fetch(
+    archive: Annotated[
+        str | None,
+        typer.Argument(help="binance-spot, binance-um, or a URL with {symbol}, {bar}, {date}, {month:%Y-%m}, {year}."),
+    ] = None,
+    exchange: Annotated[str | None, typer.Option(help="Recent bars of an exchange that ccxt knows instead.")] = None,
+    symbols: Annotated[str, typer.Option(help="Separated by commas.")] = "",
+    symbols_from: Annotated[Path | None, typer.Option(help="A file of them, one a line.")] = None,
+    bar: Annotated[str | None, typer.Option(help="Bar size, e.g. 1m, 1h, 1d.")] = None,
+    start: Annotated[str | None, typer.Option("--start", "--since", help="First day or month, UTC.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last day or month, included.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the files.")] = Path("fetched"),
+    every: Annotated[str, typer.Option(help="A preset's files: auto, month or day.")] = "auto",
+    name: Annotated[str | None, typer.Option(help="Template of the files' names, for a URL.")] = None,
+    checksum: Annotated[str | None, typer.Option(help="Ending of SHA-256 files beside a URL's files.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Connections at most.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds without a byte before another try.")] = 30.0,
+    retries: Annotated[int, typer.Option(help="Further tries after the first.")] = 5,
+    store: Annotated[Path | None, typer.Option(help="Ingest what came into a new store.")] = None,
+    calendar: Annotated[str, typer.Option(help="The store's calendar.")] = "24/7",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Download price files, many at once; each is verified before it has its name, and a rerun goes on."""
+    from atc_backtest import display
+    from atc_backtest.stores import fetch as fetching
+    from atc_backtest.stores import ingest as ingesting
+    from atc_backtest.stores.base import parse_bar
+
+    listed = [*_words(symbols), *([] if symbols_from is None else fetching.read_symbols(symbols_from))]
+    asked = fetching.plan(archive, exchange, listed, bar, start, end, name, every)
+    options = fetching.FetchOptions(concurrency, timeout, retries=retries, checksum=checksum or asked.checksum)
+    kept = ingesting.IngestOptions(
+        symbol_pattern=asked.symbol_pattern,
+        bar=None if bar is None else parse_bar(bar),
+        calendar=calendar,
+        overwrite=overwrite,
+    )
+    with display.counting_progress("fetching", len(asked), "bars" if exchange else "B") as show:
+        report, ingested = fetching.run(asked, out, options, show, store, kept)
+    display.show_fetch(report, as_json, ingested)
+    if not report.ok:
+        raise typer.Exit(REFUSED)
 
 
 @app.command()
@@ -232,6 +279,30 @@ def store_info(store: StoreArgument, as_json: Json = False) -> None:
     from atc_backtest.stores.zarr_store import open_store
 
     display.show_store(open_store(store).info, as_json)
+
+
+@store_app.command("synth")
+@_guarded
+def store_synth(
+    store: StoreArgument,
+    symbols: Annotated[int, typer.Option(help="How many.")],
+    bars: Annotated[int, typer.Option(help="Bars of each.")],
+    seed: Annotated[int, typer.Option(help="The same seed, the same prices.")],
+    bar: Annotated[str, typer.Option(help="Bar size, e.g. 1m, 1h, 1d.")] = "1m",
+    fields: Annotated[str, typer.Option(help="Separated by commas.")] = "open,high,low,close,volume",
+    calendar: Annotated[str, typer.Option(help="The store's calendar.")] = "24/7",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a store of invented prices of any size: seeded, on ticks, with gaps, listings and delistings."""
+    from atc_backtest import display
+    from atc_backtest.stores import synth
+    from atc_backtest.stores.base import parse_bar
+
+    spec = synth.SynthSpec(symbols, bars, seed, parse_bar(bar), synth.parse_fields(fields))
+    with display.counting_progress("making prices", symbols, "cells") as show:
+        report = synth.synth(store, spec, calendar=calendar, overwrite=overwrite, progress=show)
+    display.show_synth(report, as_json)
 
 
 @app.command()

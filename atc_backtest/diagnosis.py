@@ -39,6 +39,8 @@ def diagnose() -> list[Finding]:
     findings.append(Finding("kernel auto", True, chosen, fallback))
     findings.append(_cargo())
     findings += [_package(name) for name in PACKAGES]
+    findings.append(_extra("fetch", "aiohttp", "downloads of archive files"))
+    findings.append(_extra("ccxt", "ccxt", "recent bars of exchanges"))
     findings.append(_extra("dashboard", "bokeh", "the Dask dashboard"))
     findings.append(_extra("gpu", "cupy", "CuPy (a GPU kernel does not exist yet)"))
     return findings

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.runs import Run
     from atc_backtest.stores.base import StoreInfo
+    from atc_backtest.stores.fetch import FetchReport
     from atc_backtest.stores.ingest import IngestReport
+    from atc_backtest.stores.synth import SynthReport
+
+MISSING_SHOWN = 8
+"""Files that are not there, named in a terminal."""
 
 WIDE = 160
 """Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
@@ -271,6 +276,45 @@ def show_ingest(report: IngestReport, as_json: bool) -> None:
     print(f"next   atc-backtest backtest {report.store}")
 
 
+@contextmanager
+def counting_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over `total` while the block runs; what it yields takes how many are done, and units so far."""
+    console = _error_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=total, said="")
+
+        def show(done: int, units: int) -> None:
+            bars.update(task, completed=done, said=f"{done:,} of {total:,}, {_count(units)} {unit}")
+
+        yield show
+
+
+def show_fetch(report: FetchReport, as_json: bool, ingested: IngestReport | None = None) -> None:
+    """What came, what is not there, what failed and why."""
+    if as_json:
+        _print_json(report.to_dict() | ({} if ingested is None else {"ingest": ingested.to_dict()}))
+        return
+    for file in report.failed:
+        print(f"failed   {file.name}: {file.reason} (tries: {file.tries}; {file.url})")
+    if report.missing:
+        more = "" if len(report.missing) <= MISSING_SHOWN else ", ... (all with --json)"
+        print(f"missing  {len(report.missing):,}: {', '.join(report.missing[:MISSING_SHOWN])}{more}")
+    for note in report.notes:
+        print(f"note     {note}")
+    resumed = f" ({report.resumed:,} gone on with)" if report.resumed else ""
+    print(
+        f"fetched  {report.fetched:,}{resumed}, skipped {report.skipped:,}, missing {len(report.missing):,}, "
+        f"failed {len(report.failed):,}: {_count(report.n_bytes)}B in {report.seconds:.2f} s into {report.folder}"
+    )
+    if not report.ok:
+        print("next     the same command again: what is there is skipped" if report.failed else "none of them is there")
+    elif ingested is None:
+        print(f"next     atc-backtest ingest {report.folder} --store STORE")
+    else:
+        show_ingest(ingested, as_json)
+
+
 def show_store(info: StoreInfo, as_json: bool) -> None:
     """A store's header and its symbols."""
     from atc_backtest.stores.base import format_bar
@@ -286,6 +330,23 @@ def show_store(info: StoreInfo, as_json: bool) -> None:
     for symbol in info.symbols:
         view.add_row(symbol.name, f"{symbol.n_bars:,}", iso(symbol.first_ns), iso(symbol.last_ns))
     _console().print(view)
+
+
+def show_synth(report: SynthReport, as_json: bool) -> None:
+    """What was made, and how fast."""
+    from atc_backtest.stores.base import format_bar
+
+    spec = report.spec
+    if as_json:
+        _print_json(asdict(report) | {"store": str(report.store)})
+        return
+    bars = spec.n_symbols * spec.n_bars
+    print(
+        f"store  {report.store}: {spec.n_symbols:,} symbols x {spec.n_bars:,} bars of {format_bar(spec.bar_ns)}, "
+        f"{', '.join(spec.fields)}; {report.n_present / bars:.1%} of the bars are there"
+    )
+    print(f"made   in {report.seconds:.2f} s ({_count(bars / report.seconds)} bars/s), seed {spec.seed}")
+    print(f"next   atc-backtest backtest {report.store}")
 
 
 def show_diagnosis(findings: Sequence[Finding], as_json: bool) -> None:

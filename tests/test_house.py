@@ -41,6 +41,9 @@ DOORS = {
     "typer": "atc_backtest.cli",
     "click": "atc_backtest.cli",
     "rich": "atc_backtest.display",
+    "aiohttp": "atc_backtest.stores.fetch.download",
+    "yarl": "atc_backtest.stores.fetch.download",
+    "ccxt": "atc_backtest.stores.fetch.exchange",
 }
 """The only module that imports a library."""
 
