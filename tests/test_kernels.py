@@ -245,18 +245,60 @@ def test_no_drift_over_ten_million_bars(kernel: Kernel) -> None:
         np.testing.assert_allclose(outputs.average[0, 0, family], want[family], rtol=2e-13, atol=0)
 
 
-def test_kernels_continue_each_others_states(need_kernel: Callable[[str], Kernel]) -> None:
-    kernels = [need_kernel("numba"), need_kernel("rust")]
-    close, configs = market(330), [AtcConfig(), AtcConfig(profile="pine", cutout=5)]
-    whole_state, whole = run(kernels[0], configs, Prices(close))
-    state = kernels[0].new_state(configs, close.shape[0])
-    for piece, start in enumerate(range(0, 330, 33)):
-        outputs = Outputs.allocate(OUTPUT_AXES, 2, close.shape[0], 33)
-        block = np.ascontiguousarray(close[:, start : start + 33])
-        kernels[piece % 2].advance(state, Prices(block), outputs)
-        for name in OUTPUT_AXES:
-            assert same(getattr(outputs, name), getattr(whole, name)[..., start : start + 33]), (name, start)
+@settings(max_examples=25)
+@given(
+    turns=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["numba", "rust", "follow"])), max_size=9),
+    names=st.lists(st.sampled_from(sorted(CONFIGS)), min_size=1, max_size=3),
+    seed=st.integers(0, 1000),
+)
+def test_kernels_take_turns_on_one_state(
+    need_kernel: Callable[[str], Kernel], turns: list[tuple[int, str]], names: list[str], seed: int
+) -> None:
+    """Blocks of Rust, blocks of Numba, bars followed by Rust, in any order and length: as one block."""
+    kernels = {name: need_kernel(name) for name in ("numba", "rust")}
+    configs, n = [CONFIGS[name] for name in names], 330
+    close = np.stack([tick_walk(n, seed + s) for s in range(9)])
+    close[1, 50:80] = close[1, 200::7] = close[2, :150] = close[3, 300:] = close[5] = np.nan
+    whole_state, whole = run(kernels["rust"], configs, Prices(close))
+    state, start = kernels["numba"].new_state(configs, close.shape[0]), 0
+    for length, who in [*turns, (n, "follow" if turns else "numba")]:
+        block = np.ascontiguousarray(close[:, start : start + length])
+        signal = np.full((len(configs), *block.shape), np.nan)
+        if who == "follow":
+            follower = kernels["rust"].follow(state)
+            for bar in range(block.shape[1]):
+                signal[..., bar] = follower.update(np.ascontiguousarray(block[:, bar]))
+            state = follower.state()
+        else:
+            kernels[who].advance(state, Prices(block), Outputs(signal=signal))
+        assert same(signal, np.ascontiguousarray(whole.signal[..., start : start + length])), (who, start)
+        start = min(start + length, n)
     assert_same_state(state, whole_state)
+
+
+@settings(max_examples=20)
+@given(data=st.data())
+def test_any_grouping_of_configurations_is_each_alone(kernel: Kernel, data: st.DataObject) -> None:
+    """Sets that share everything, layer 1, the stream or nothing, in any order and company."""
+    pool = [
+        AtcConfig(),
+        AtcConfig(long_threshold=0.3),
+        AtcConfig(short_threshold=-0.5, weights=PerFamily(1.5, 0.3, 1.0, 7.0, 0.5, 2.0)),
+        AtcConfig(lambda_=0.3),
+        AtcConfig(lambda_=0.3, long_threshold=0.6),
+        AtcConfig(decay=1.0, cutout=30),
+        AtcConfig(profile="pine"),
+        AtcConfig(profile="pine", weights=PerFamily(3.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
+        CONFIGS["shortest"],
+    ]
+    configs = data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=6))
+    prices = Prices(market(260))
+    state, together = run(kernel, configs, prices, [data.draw(st.integers(0, 260))])
+    for c, config in enumerate(configs):
+        alone_state, alone = run(kernel, [config], prices)
+        for name in OUTPUT_AXES:
+            assert same(getattr(together, name)[c], getattr(alone, name)[0]), (name, c)
+        assert same(state.equities[c], alone_state.equities[0])
 
 
 def test_outputs_not_asked_for_change_nothing(kernel: Kernel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from atc_backtest.config import AtcConfig
 from atc_backtest.errors import DataError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.checkpoint import SPEC, from_bytes, symbols_of, to_bytes
-from atc_backtest.kernels.protocol import Outputs, Prices, State
+from atc_backtest.kernels.protocol import Kernel, Outputs, Prices, State
 from atc_backtest.live import Live
 from atc_backtest.reference import atc
 
@@ -46,10 +47,11 @@ def test_live_is_the_reference_bar_by_bar() -> None:
     assert live.bars.tolist() == np.count_nonzero(~np.isnan(close), axis=1).tolist()
 
 
-def test_one_symbol_at_a_time_is_all_at_once() -> None:
+@pytest.mark.parametrize("kernel", ["auto", "numba"])
+def test_one_symbol_at_a_time_is_all_at_once(kernel: str) -> None:
     close = market()
     names = ["a", "b", "c"]
-    together, apart = Live(CONFIGS, names), Live(CONFIGS, names)
+    together, apart = Live(CONFIGS, names, kernel), Live(CONFIGS, names, kernel)
     for bar in close.T:
         all_signals = together.update(bar)
         for symbol, price in enumerate(bar):
@@ -57,6 +59,39 @@ def test_one_symbol_at_a_time_is_all_at_once() -> None:
                 signals = apart.update({names[symbol]: price})
                 assert np.array_equal(signals[:, symbol], all_signals[:, symbol], equal_nan=True)
                 assert np.isnan(np.delete(signals, symbol, axis=1)).all()
+
+
+@pytest.mark.parametrize("level", ["avx512", "avx2", "portable"])
+def test_following_is_the_batch_on_every_level(need_kernel: Callable[[str], Kernel], level: str) -> None:
+    """Whole groups, groups with absent symbols, and histories that outgrow their room many times."""
+    need_kernel("rust")
+    from atc_backtest.kernels import _rust
+    from atc_backtest.kernels.rust import RustKernel
+
+    if level not in _rust.levels():
+        pytest.skip(f"this processor has no {level}")
+    kernel = RustKernel(level)
+    close = np.stack([tick_walk(260, seed) for seed in range(19)])
+    close[11:, ::5] = close[17, 100:] = np.nan
+    outputs = Outputs.allocate(["signal"], len(CONFIGS), *close.shape)
+    whole = kernel.new_state(CONFIGS, 19)
+    kernel.advance(whole, Prices(close), outputs)
+    follower = kernel.follow(kernel.new_state(CONFIGS, 19))
+    for bar, prices in enumerate(close.T):
+        got = follower.update(np.ascontiguousarray(prices))
+        assert outputs.signal is not None
+        assert np.array_equal(got, outputs.signal[:, :, bar], equal_nan=True), bar
+    assert to_bytes(follower.state()) == to_bytes(whole)
+
+
+def test_growth_goes_on_beyond_the_table_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atc_backtest.kernels.rust.AHEAD", 7)
+    configs = [AtcConfig(lambda_=5.0, growth_horizon=None), AtcConfig(lambda_=5.0, growth_horizon=90)]
+    close = tick_walk(200, 1)[None]
+    live = Live(configs, ["a"])
+    got = np.stack([live.update({"a": price}) for price in close[0]], axis=-1)
+    for c, config in enumerate(configs):
+        assert np.array_equal(got[c, 0], atc(close[0], config).signal, equal_nan=True)
 
 
 def test_warm_up_then_live_equals_live_from_the_start() -> None:
