@@ -46,8 +46,7 @@ def clean(
     for piece in pieces(path, dtype):
         ts = piece["ts"]
         first = first if n else int(ts[0])
-        found, repeats = np.unique(np.diff(ts, prepend=last if n else ts[0])[0 if n else 1 :], return_counts=True)
-        steps.update(dict(zip(found.tolist(), repeats.tolist(), strict=True)))
+        _count(np.diff(ts, prepend=last if n else ts[0])[0 if n else 1 :], steps)
         n, last = n + ts.size, int(ts[-1])
     bar = min(steps, key=lambda step: (-steps[step], step)) if steps else None
     return Series(name, path, n, first, last, bar), counts
@@ -64,9 +63,17 @@ def off_grid(series: Series, dtype: np.dtype[np.void], bar_ns: int, zone: Zone |
     phases: Counter[int] = Counter()
     for piece in pieces(series.path, dtype):
         shown = piece["ts"] if zone is None else zone.clock(piece["ts"]).to_local(piece["ts"])
-        found, repeats = np.unique(shown % bar_ns, return_counts=True)
-        phases.update(dict(zip(found.tolist(), repeats.tolist(), strict=True)))
+        _count(shown % bar_ns, phases)
     return series.n - max(phases.values())
+
+
+def _count(values: I64, counts: Counter[int]) -> None:
+    """Most often they are all the same: no need to sort them."""
+    if values.size and (values == values[0]).all():
+        counts[int(values[0])] += values.size
+        return
+    found, repeats = np.unique(values, return_counts=True)
+    counts.update(dict(zip(found.tolist(), repeats.tolist(), strict=True)))
 
 
 def _is_increasing(path: Path, dtype: np.dtype[np.void]) -> bool:
