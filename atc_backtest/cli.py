@@ -73,29 +73,48 @@ def _root(
     """Backtest Adaptive Trend Classification over data larger than memory: ingest, backtest, report."""
 
 
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Files or folders: CSV (.gz, .zip), Parquet, Feather, JSON; data of Binance, freqtrade, Lean.",
+        metavar="SRC...",
+    ),
+]
+Tz = Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")]
+WallClock = Annotated[bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz.")]
+DateFormat = Annotated[
+    str | None, typer.Option(help="How naive times are written, by strptime's signs, e.g. '%d/%m/%Y %H:%M'.")
+]
+DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Commas in numbers are decimal, not thousands.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(help="Override a column: field=name, e.g. close=adj_close or ts=Date+Time.", metavar="F=NAME"),
+]
+Symbol = Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")]
+SymbolPattern = Annotated[
+    str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")]
+ReadThreads = Annotated[int | None, typer.Option(help="Files read at a time. Default: one per core, at most 8.")]
+
+
 @app.command()
 @_guarded
 def ingest(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(help="Files or folders: CSV (plain, .gz, .zip) or Parquet.", metavar="SRC..."),
-    ],
+    sources: Sources,
     store: Annotated[Path, typer.Option(help="The store to make.")],
-    tz: Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")] = None,
-    wall_clock: Annotated[
-        bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz, not instants.")
-    ] = False,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Override a column: field=name, e.g. close=adj_close.", metavar="F=NAME")
-    ] = None,
-    symbol: Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")] = None,
-    symbol_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
-    ] = None,
+    tz: Tz = None,
+    wall_clock: WallClock = False,
+    date_format: DateFormat = None,
+    decimal_comma: DecimalComma = False,
+    column: Column = None,
+    symbol: Symbol = None,
+    symbol_pattern: SymbolPattern = None,
     bar: Annotated[str | None, typer.Option(help="Bar size to take when sources mix several, e.g. 1m, 1h, 1d.")] = None,
     calendar: Annotated[str, typer.Option(help="24/7, 24/5, XNYS or XNAS: how a year is counted.")] = "24/7",
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")] = False,
+    strict: Strict = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    threads: ReadThreads = None,
     as_json: Json = False,
 ) -> None:
     """Read price files into a store. Nothing is filled or invented; what was dropped is counted."""
@@ -108,6 +127,8 @@ def ingest(
     options = ingesting.IngestOptions(
         tz=tz,
         wall_clock=wall_clock,
+        date_format=date_format,
+        decimal_comma=decimal_comma,
         columns=_pairs("--column", column or []),
         symbol=symbol,
         symbol_pattern=symbol_pattern,
@@ -115,10 +136,53 @@ def ingest(
         calendar=calendar,
         strict=strict,
         overwrite=overwrite,
+        threads=threads,
     )
     with display.ingest_progress() as show:
         report = ingesting.ingest(sources, store, options, show)
     display.show_ingest(report, as_json)
+
+
+@app.command()
+@_guarded
+def append(
+    sources: Sources,
+    store: Annotated[Path, typer.Option(help="The store to add to.")],
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Where bars disagree, write the sources' over the store's.")
+    ] = False,
+    tz: Tz = None,
+    wall_clock: WallClock = False,
+    date_format: DateFormat = None,
+    decimal_comma: DecimalComma = False,
+    column: Column = None,
+    symbol: Symbol = None,
+    symbol_pattern: SymbolPattern = None,
+    strict: Strict = False,
+    threads: ReadThreads = None,
+    as_json: Json = False,
+) -> None:
+    """Add to a store what price files have and it lacks: later bars, new symbols, bars it misses.
+
+    Bars that it has already must agree; where they do not, they are shown and nothing is written.
+    """
+    from atc_backtest import display
+    from atc_backtest.stores import ingest as ingesting
+
+    options = ingesting.IngestOptions(
+        tz=tz,
+        wall_clock=wall_clock,
+        date_format=date_format,
+        decimal_comma=decimal_comma,
+        columns=_pairs("--column", column or []),
+        symbol=symbol,
+        symbol_pattern=symbol_pattern,
+        strict=strict,
+        threads=threads,
+    )
+    with display.ingest_progress() as show:
+        report = ingesting.append(sources, store, options, correct, show)
+    display.show_append(report, as_json)
 
 
 @app.command()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.runs import Run
     from atc_backtest.stores.base import StoreInfo
-    from atc_backtest.stores.ingest import IngestReport
+    from atc_backtest.stores.ingest import AppendReport, IngestReport, SymbolReport
 
 WIDE = 160
 """Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
@@ -241,23 +241,11 @@ def ingest_progress() -> Iterator[Callable[[int, int, int], None]]:
 def show_ingest(report: IngestReport, as_json: bool) -> None:
     """What came in, symbol by symbol: a column for every rule that any row met, what was assumed, what is next."""
     from atc_backtest.stores.base import format_bar
-    from atc_backtest.stores.ingest import DONE, RULES
 
     if as_json:
         _print_json(report.to_dict())
         return
-    met = [rule for rule in RULES if any(getattr(symbol, rule) for symbol in report.symbols)]
-    view = Table(box=None, pad_edge=False)
-    view.add_column("symbol")
-    for name in ("rows read", "kept", *(f"{RULES[rule]}: {DONE[rule]}" for rule in met)):
-        view.add_column(name, justify="right")
-    view.add_column("first (UTC)")
-    view.add_column("last (UTC)")
-    for symbol in report.symbols:
-        counts = (symbol.rows_read, symbol.rows_kept, *(getattr(symbol, rule) for rule in met))
-        span = ("-" if ns is None else iso(ns) for ns in (symbol.first_ns, symbol.last_ns))
-        view.add_row(symbol.name, *(f"{count:,}" for count in counts), *span)
-    _console().print(view)
+    _console().print(_rows_view(report.symbols, [()] * len(report.symbols), ()))
     for note in report.notes:
         print(f"note   {note}")
     rows = sum(symbol.rows_read for symbol in report.symbols)
@@ -269,6 +257,45 @@ def show_ingest(report: IngestReport, as_json: bool) -> None:
         f"{', '.join(report.fields)}, calendar {report.calendar}"
     )
     print(f"next   atc-backtest backtest {report.store}")
+
+
+def _rows_view(symbols: Sequence[SymbolReport], more: Sequence[Sequence[int]], headings: Sequence[str]) -> Table:
+    """A line a symbol: rows read and kept, every rule that any row met, `more` counts under `headings`, the span."""
+    from atc_backtest.stores.ingest import DONE, RULES
+
+    met = [rule for rule in RULES if any(getattr(symbol, rule) for symbol in symbols)]
+    view = Table(box=None, pad_edge=False)
+    view.add_column("symbol")
+    for name in ("rows read", "kept", *(f"{RULES[rule]}: {DONE[rule]}" for rule in met), *headings):
+        view.add_column(name, justify="right")
+    view.add_column("first (UTC)")
+    view.add_column("last (UTC)")
+    for symbol, others in zip(symbols, more, strict=True):
+        counts = (symbol.rows_read, symbol.rows_kept, *(getattr(symbol, rule) for rule in met), *others)
+        span = ("-" if ns is None else iso(ns) for ns in (symbol.first_ns, symbol.last_ns))
+        view.add_row(symbol.name, *(f"{count:,}" for count in counts), *span)
+    return view
+
+
+def show_append(report: AppendReport, as_json: bool) -> None:
+    """What came in, symbol by symbol, and of it what the store had, lacked, and had otherwise."""
+    from atc_backtest.stores.base import format_bar
+
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    counts = [(one.identical, one.new, one.corrected) for one in report.symbols]
+    view = _rows_view([one.rows for one in report.symbols], counts, ("identical", "new", "corrected"))
+    _console().print(view)
+    for note in report.notes:
+        print(f"note   {note}")
+    rows = sum(one.rows.rows_read for one in report.symbols)
+    print(f"read   {rows:,} rows of {report.files} file{'' if report.files == 1 else 's'} in {report.seconds:.2f} s")
+    written = report.version > report.version_before
+    print(
+        f"store  {report.store}: {'' if written else 'nothing new, still '}version {report.version}, "
+        f"{report.n_bars:,} bars of {format_bar(report.bar_ns)}"
+    )
 
 
 def show_store(info: StoreInfo, as_json: bool) -> None:

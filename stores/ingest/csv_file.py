@@ -198,8 +198,8 @@ def open_csv(source: Source, decimal_comma: bool = False) -> CsvTable:
         return CsvTable(source, cells, delimiter, after, said, decimal)
     if len(cells) != len(KLINES):
         raise DataError(
-            f"{source.label} has no header: its first line is {line.strip()[:120]!r}. Without one only Binance klines are "
-            f"read, {len(KLINES)} columns from open time to ignore; add a line of column names.{_lean_hint(line)}"
+            f"{source.label} has no header: its first line is {line.strip()[:120]!r}. Without one only Binance klines "
+            f"are read, {len(KLINES)} columns from open time to ignore; add a line of column names.{_lean_hint(line)}"
         )
     before = sum(map(len, lines[:at]))
     return CsvTable(source, KLINES, delimiter, before, (*said, "no header: read as Binance klines"), lists_unused=False)

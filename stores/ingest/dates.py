@@ -167,7 +167,8 @@ def _months(names: pa.Array) -> I64:
         next((i for i, month in enumerate(MONTHS, 1) if name in (month, month[:3])), 0)
         for name in coded.dictionary.to_pylist()
     ]
-    return np.take(np.array(numbers, dtype=np.int64), coded.indices.to_numpy(zero_copy_only=False))
+    found: I64 = np.array(numbers, dtype=np.int64)[coded.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _nanoseconds(fractions: pa.Array) -> I64:

@@ -89,6 +89,8 @@ def gathered(
     found = find_sources(sources)
     tables = [open_table(source, options, zone) for source in found.sources]
     check_one_symbol(tables, options)
+    for table in tables:
+        _check_fields(table, fields or ())
     with rows_folder(store) as folder:
         one = _Pass(tables, fields or common_fields(tables), folder / "1", options, zone, few_rows, progress)
         reports, sizes = {symbol.name: symbol for symbol in one.symbols}, one.sizes
@@ -103,6 +105,15 @@ def gathered(
         symbols = tuple(reports[name] for name in sorted(reports))
         notes = notes_on(one.tables, one.fields, found.skipped) + _left_out(symbols, sizes, one.bar_ns)
         yield Gathered(one.fields, one.bar_ns, one.series, one.spool, symbols, notes, len(tables))
+
+
+def _check_fields(table: Table, fields: Sequence[str]) -> None:
+    lacking = [name for name in fields if name not in table.layout.values]
+    if lacking:
+        raise DataError(
+            f"{table.label} has no {listed(lacking)}, which the store has for every symbol: name the column with "
+            f"--column {lacking[0]}=NAME, or leave the file out."
+        )
 
 
 class _Pass:

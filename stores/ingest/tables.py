@@ -101,7 +101,8 @@ class Table:
         if odd := next((name for name in found if not name.isprintable()), None):
             raise DataError(f"{self.label}: {odd!r} is no symbol: mend the file, or leave it out.")
         numbers = np.array([names.code(name) if name else -1 for name in found], dtype=np.int64)
-        return np.take(numbers, coded.indices.to_numpy(zero_copy_only=False))
+        codes: I64 = numbers[coded.indices.to_numpy(zero_copy_only=False)]
+        return codes
 
 
 def _floats(array: pa.Array) -> F64:
