@@ -212,8 +212,11 @@ def notes_on(tables: Sequence[Table], fields: Sequence[str], skipped: Mapping[st
     for field in FIELDS:
         if field not in fields:
             lacking = [table.label for table in tables if field not in table.layout.values]
-            if len(lacking) < len(tables):
+            having = [table.label for table in tables if field in table.layout.values]
+            if lacking and having:
                 said.setdefault(f"{field} is left out of the store, for it is missing", []).extend(lacking)
+            elif having:
+                said.setdefault(f"{field} is not taken, for the store has none", []).extend(having)
     notes = [f"{text} ({_files(labels, len(tables))})" for text, labels in said.items()]
     return notes + [f"passed over, {why} ({_files(labels, 0)})" for why, labels in skipped.items()]
 
