@@ -89,6 +89,7 @@ class CsvTable:
         trying = [dict(typed or {})]
 
         def parsed(block: tuple[int, bytes]) -> list[pa.Array]:
+            self._check_quotes(*block)
             if trying[0] != coded:
                 try:
                     return self._parse(block[1], texts, numbers, trying[0])
@@ -135,6 +136,14 @@ class CsvTable:
                 place -= len(data)
                 line += n_lines(data)
         return line
+
+    def _check_quotes(self, place: int, block: bytes) -> None:
+        """A quote that runs over the end of its line would swallow the rows up to the next one."""
+        if b'"' in block and b"\n" in block:
+            odd = next((i for i, line in enumerate(block.split(b"\n")) if line.count(b'"') % 2), None)
+            if odd is not None:
+                line = self.line_at(place) + odd
+                raise DataError(f"{self.source.label}: line {line} has a quote that does not end: mend the file.")
 
     def _parse(
         self, block: bytes, texts: Sequence[int], numbers: Sequence[int], typed: Mapping[int, pa.DataType]
@@ -190,13 +199,13 @@ def open_csv(source: Source, decimal_comma: bool = False) -> CsvTable:
         raise DataError(f"{source.label}: its first line does not end within {HEAD_BYTES} bytes: this is no table.")
     delimiter = max(DELIMITERS, key=line.count)
     cells = split(line, delimiter)
-    if not all(is_number(cell) for cell in cells):
+    if not all(is_number(cell) for cell in (cells[1:] or cells)):
         after = sum(map(len, lines[: at + 1]))
         row = next((_text(source, line) for line in lines[at + 1 :] if line.strip()), "")
         decimal = _decimal(source, cells, split(row, delimiter), delimiter, decimal_comma)
         said += (f"numbers with a decimal comma, delimited by {delimiter!r}",) if decimal == "," else ()
         return CsvTable(source, cells, delimiter, after, said, decimal)
-    if len(cells) != len(KLINES):
+    if len(cells) != len(KLINES) or not is_number(cells[0]):
         raise DataError(
             f"{source.label} has no header: its first line is {line.strip()[:120]!r}. Without one only Binance klines "
             f"are read, {len(KLINES)} columns from open time to ignore; add a line of column names.{_lean_hint(line)}"

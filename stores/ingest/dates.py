@@ -139,7 +139,7 @@ def decide(forms: list[DateForm], columns: Iterable[pa.Array], label: str, name:
     seen = [False, False]
     example = ""
     for column in columns:
-        parts = pc.extract_regex(column, day_first.pattern)
+        parts = pc.drop_null(pc.extract_regex(column, day_first.pattern))  # other forms are refused when they are read
         for i, key in enumerate("dm"):
             beyond = pc.greater(parts.field(key).cast(pa.int64()), 12)
             seen[i] |= bool(pc.any(beyond).as_py())

@@ -12,6 +12,7 @@ from atc_backtest.stores.ingest.sources import Source
 
 BARS = ("date", "open", "high", "low", "close", "volume")
 ROW = re.compile(rb"[^\[\]{}]*")
+EMPTY_LINE = re.compile(rb"(^|\n) *(\n|$)")
 BETWEEN = re.compile(rb"\]\s*,\s*\[")
 
 
@@ -62,8 +63,10 @@ class JsonTable(CsvTable):
         lines = BETWEEN.sub(b"\n", rows)
         inner = lines[1:-1]
         whole = lines.startswith(b"[") and lines.endswith(b"]") and ROW.fullmatch(inner)
-        if not whole or any(not line.strip() for line in (inner[:1], inner[-1:])) or b"\n\n" in inner:
+        if not whole or EMPTY_LINE.search(inner):
             raise self._broken(f"after row {row} it is no array of arrays of numbers")
+        if b'"' in inner:  # numbers as text, with blanks before them that CSV does not know
+            inner = re.sub(rb' *" *', b'"', inner)
         return inner + b"\n"
 
     def _broken(self, why: str) -> DataError:
