@@ -51,7 +51,9 @@ class ArrowTable:
         except DAMAGED as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{self.source.label} cannot be read ({error}): mend it, or leave it out.") from error
+            raise DataError(
+                f"{self.source.label} cannot be read ({str(error)[:300]}): mend it, or leave it out."
+            ) from error
 
 
 def open_arrow(source: Source) -> ArrowTable:
@@ -61,7 +63,7 @@ def open_arrow(source: Source) -> ArrowTable:
             return ArrowTable(source, tuple(found.schema.names))
     except DAMAGED as error:
         raise DataError(
-            f"{source.label} cannot be read as Arrow or Feather ({error}): make it again, or leave it out."
+            f"{source.label} cannot be read as Arrow or Feather ({str(error)[:300]}): make it again, or leave it out."
         ) from error
 
 

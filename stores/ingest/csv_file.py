@@ -139,8 +139,8 @@ class CsvTable:
 
     def _check_quotes(self, place: int, block: bytes) -> None:
         """A quote that runs over the end of its line would swallow the rows up to the next one."""
-        if b'"' in block and b"\n" in block:
-            odd = next((i for i, line in enumerate(block.split(b"\n")) if line.count(b'"') % 2), None)
+        if b'"' in block:
+            odd = next((i for i, line in enumerate(block.splitlines()) if line.count(b'"') % 2), None)
             if odd is not None:
                 line = self.line_at(place) + odd
                 raise DataError(f"{self.source.label}: line {line} has a quote that does not end: mend the file.")
@@ -290,7 +290,7 @@ def empty(source: Source) -> str:
 
 
 def unreadable(source: Source, error: Exception) -> str:
-    return f"{source.label} cannot be read ({error}): fetch or make it again, or leave it out."
+    return f"{source.label} cannot be read ({str(error)[:200]}): fetch or make it again, or leave it out."
 
 
 def read_exactly(stream: Any, n: int) -> bytes:

@@ -54,7 +54,9 @@ class ParquetTable:
         except DAMAGED as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{self.source.label} cannot be read ({error}): mend it, or leave it out.") from error
+            raise DataError(
+                f"{self.source.label} cannot be read ({str(error)[:300]}): mend it, or leave it out."
+            ) from error
 
 
 def open_parquet(source: Source) -> ParquetTable:
@@ -64,7 +66,7 @@ def open_parquet(source: Source) -> ParquetTable:
             return ParquetTable(source, tuple(file.schema_arrow.names))
     except DAMAGED as error:
         raise DataError(
-            f"{source.label} cannot be read as Parquet ({error}): make it again, or leave it out."
+            f"{source.label} cannot be read as Parquet ({str(error)[:300]}): make it again, or leave it out."
         ) from error
 
 
@@ -80,7 +82,7 @@ def to_number(table: ParquetTable | ArrowTable, index: int, array: pa.Array) -> 
         return array.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
-            f"{table.source.label}: column {table.columns[index]!r} does not hold numbers ({error}): mend the file, "
+            f"{table.source.label}: column {table.columns[index]!r} does not hold numbers ({str(error)[:300]}): mend the file, "
             "or choose another column with --column."
         ) from error
 

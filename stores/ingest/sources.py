@@ -120,7 +120,7 @@ def _members(file: Path) -> list[Source]:
             names = [name for name in archive.namelist() if _is_csv(name)]
     except BROKEN_ZIP as error:
         raise DataError(
-            f"{file} is no whole zip archive ({error}): fetch or make it again, or leave it out."
+            f"{file} is no whole zip archive ({str(error)[:200]}): fetch or make it again, or leave it out."
         ) from error
     if not names:
         raise DataError(f"{file} holds no .csv file: put CSV files into it, or leave it out.")

@@ -20,6 +20,9 @@ def shared_axis(series: Sequence[Series], dtype: np.dtype[np.void]) -> I64:
         if axis.size == 0:
             axis = ts
             continue
+        start = int(np.searchsorted(axis, ts[0]))
+        if np.array_equal(axis[start : start + ts.size], ts):
+            continue
         at = np.minimum(np.searchsorted(axis, ts), axis.size - 1)
         new = ts[axis[at] != ts]
         if new.size:
