@@ -82,8 +82,8 @@ def to_number(table: ParquetTable | ArrowTable, index: int, array: pa.Array) -> 
         return array.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
-            f"{table.source.label}: column {table.columns[index]!r} does not hold numbers ({str(error)[:300]}): mend the file, "
-            "or choose another column with --column."
+            f"{table.source.label}: column {table.columns[index]!r} does not hold numbers "
+            f"({str(error)[:300]}): mend the file, or choose another column with --column."
         ) from error
 
 
