@@ -7,7 +7,8 @@ of each committed one. Both are one JSON object whose last entry is the CRC-32C 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from atc_backtest.errors import StoreError
 from atc_backtest.stores.base import I64, StoreInfo, SymbolInfo
 from atc_backtest.stores.folder import Data, Folder
-from atc_backtest.stores.layout import HISTORY, TS_BARS, Array, chunk_key, object_name
+from atc_backtest.stores.layout import HISTORY, Array, chunk_key, object_name
 
 MANIFEST = "manifest.json"
 FORMAT = "atc-backtest store"
@@ -268,14 +269,6 @@ def kept_versions(folder: Folder, current: Manifest) -> list[int]:
     return sorted(found)
 
 
-def with_place(manifest: Manifest, place: str) -> Manifest:
-    return replace(manifest, info=replace(manifest.info, path=place))
-
-
-def ts_columns(n_bars: int) -> int:
-    return -(-n_bars // TS_BARS)
-
-
 def old_version(folder: Folder) -> int | None:
     """The version of a store of an earlier format, which is no longer read; None for one of this format."""
     try:
@@ -285,3 +278,26 @@ def old_version(folder: Folder) -> int | None:
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("format_version") != 1:
         return None
     return int(found["version"])
+
+
+def commit(
+    folder: Folder,
+    base: Manifest,
+    manifest: Manifest,
+    what: str,
+    n_bytes: int,
+    sealed: Callable[[], None] = lambda: None,
+) -> Manifest:
+    """Objects to disk, the copy of the manifest, then the manifest itself. `sealed` is called before it may count."""
+    info = manifest.info
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    entry = Commit(info.version, when, what, len(info.symbols), info.n_bars, n_bytes)
+    manifest = replace(manifest, log=(*base.log, entry))
+    data = to_bytes(manifest)
+    folder.sync()
+    if folder.has(MANIFEST) and (found := read_manifest(folder).info.version) != base.info.version:
+        raise StoreError(f"{info.path} is at version {found}, this writer began at {base.info.version}: open it again.")
+    folder.replace(version_name(info.version), data)
+    sealed()
+    folder.replace(MANIFEST, data)
+    return manifest

@@ -6,17 +6,17 @@ names them comes last. Until then they are nobody's, whatever happens to the wri
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atc_backtest.errors import DataError, StoreError
+from atc_backtest.errors import StoreError
+from atc_backtest.stores.axis import Axis, Indices
 from atc_backtest.stores.base import F64, I64, Blocks, StoreInfo, SymbolInfo
 from atc_backtest.stores.checks import check_later, check_shapes, check_times, check_values
+from atc_backtest.stores.counting import Change, change, counted_again
 from atc_backtest.stores.folder import Data, Folder
 from atc_backtest.stores.layout import (
     CHUNK_SYMBOLS,
@@ -32,21 +32,16 @@ from atc_backtest.stores.layout import (
 )
 from atc_backtest.stores.manifest import (
     ABSENT,
-    MANIFEST,
     Band,
-    Commit,
     Grid,
     Manifest,
     Object,
     checksum,
-    read_manifest,
-    to_bytes,
-    version_name,
+    commit,
 )
 from atc_backtest.stores.reading import TIMES, Version, check_range
 from atc_backtest.stores.zarr_view import documents
 
-Indices = NDArray[np.intp]
 CODING_THREADS = 2
 """Chunks coded at a time: each needs a few times its decoded size."""
 
@@ -61,17 +56,6 @@ class _Cells:
     blocks: Blocks
     keep: bool
     """Whether what was there stays where the blocks have no bar."""
-
-
-@dataclass(frozen=True)
-class _Change:
-    """What one chunk did to its symbols: bars gained or lost, the first and last time among those taken."""
-
-    rows: Indices
-    gained: I64
-    first: I64
-    last: I64
-    lost: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -93,16 +77,12 @@ class Transaction:
         self._ts = base.ts.resized(*base.ts.versions.shape)
         self._symbols = {symbol.name: symbol for symbol in base.info.symbols}
         self._at = {name: row for row, name in enumerate(self._symbols)}
-        self._axis = np.empty(0, dtype=np.int64)
-        self._axis_from = max(base.info.n_bars - 1, 0) // TS_BARS * TS_BARS
-        self._axis_dirty = base.info.n_bars
         self._recount: set[int] = set()
         self._put: dict[str, int] = {}
         self._changed = False
         self._final = False
-        if base.info.n_bars > self._axis_from:
-            self._axis = Version(folder, base).ts(self._axis_from, base.info.n_bars)
-        self._begin()
+        self._version = Version(folder, self._manifest())
+        self._axis = Axis(self._version)
 
     @property
     def info(self) -> StoreInfo:
@@ -110,33 +90,23 @@ class Transaction:
 
     def ts(self, start: int, stop: int) -> I64:
         check_range("bars", (start, stop), self._info.n_bars)
-        self._load_axis(start)
-        return self._axis[start - self._axis_from : stop - self._axis_from].copy()
+        return self._axis.times(start, stop)
 
     def read(self, field: str, symbols: tuple[int, int], bars: tuple[int, int]) -> F64:
         return self._version.read(field, symbols, bars)
 
     def add_times(self, ts: I64) -> None:
         check_times(ts)
-        if ts.size == 0:
-            return
-        last = self._last()
-        if last is not None and ts[0] <= last:
-            self._load_axis(0, int(ts[0]))
-            known = self._axis
-            at = np.minimum(np.searchsorted(known, ts), known.size - 1)
-            ts = ts[known[at] != ts]
-            between = ts[: np.searchsorted(ts, last)]
-            if between.size:
-                self._insert(between)
-            ts = ts[between.size :]
-        if ts.size:
-            self._extend(ts)
+        between, later = self._axis.new(ts)
+        if between.size:
+            self._insert(between)
+        if later.size:
+            self._extend(later)
 
     def append(self, ts: I64, symbols: Sequence[str], blocks: Blocks) -> None:
         check_times(ts)
         check_shapes(self._info.fields, ts, symbols, blocks)
-        check_later(ts, self._last())
+        check_later(ts, self._axis.last)
         check_values(ts, symbols, blocks)
         if ts.size == 0:
             return
@@ -151,13 +121,13 @@ class Transaction:
         check_values(ts, symbols, blocks)
         rows = self._rows(symbols)
         self.add_times(ts)
-        self._write(_Cells(rows, self._find(ts), ts, blocks, keep=True))
+        self._write(_Cells(rows, self._axis.find(ts), ts, blocks, keep=True))
 
     def correct(self, ts: I64, symbols: Sequence[str], blocks: Blocks) -> None:
         check_times(ts)
         check_shapes(self._info.fields, ts, symbols, blocks)
         check_values(ts, symbols, blocks)
-        bars = self._find(ts)
+        bars = self._axis.find(ts)
         self._write(_Cells(self._rows(symbols), bars, ts, blocks, keep=False))
 
     def place(self, symbols: tuple[int, int], bars: tuple[int, int], blocks: Blocks) -> None:
@@ -178,8 +148,7 @@ class Transaction:
 
     def commit(self, what: str, always: bool = False) -> Manifest:
         """Everything reaches the disk, then the manifest counts. The base where nothing changed, unless `always`."""
-        for row in sorted(self._recount):
-            self._count_again(row)
+        self._count_again()
         self._write_axis()
         manifest = self._manifest()
         if not (self._changed or always):
@@ -205,94 +174,26 @@ class Transaction:
         info = replace(self.info, history_bars=next((b.stop for b in self._bands if b.name == HISTORY), 0))
         return replace(self._base, info=info, bands=self._bands, ts=self._ts)
 
-    def _begin(self) -> None:
-        self._version = Version(self._folder, self._manifest())
-
-    # The axis
-
-    def _last(self) -> int | None:
-        return int(self._axis[-1]) if self._axis.size else None
-
-    def _load_axis(self, start: int, first_ns: int | None = None) -> None:
-        """Have the axis in memory from bar `start` on, or from wherever `first_ns` lies."""
-        base = Version(self._folder, self._base)
-        while self._axis_from > start and (first_ns is None or self._axis.size == 0 or self._axis[0] > first_ns):
-            before = self._axis_from - TS_BARS
-            self._axis = np.concatenate([base.ts_chunk(before // TS_BARS)[: self._axis_from - before], self._axis])
-            self._axis_from = before
-
-    def _find(self, ts: I64) -> Indices:
-        """Bars of these times; `DataError` for one that the axis lacks."""
-        if ts.size == 0:
-            return np.empty(0, dtype=np.intp)
-        self._load_axis(0, int(ts[0]))
-        at = np.searchsorted(self._axis, ts)
-        lacking = at == self._axis.size
-        lacking[~lacking] = self._axis[at[~lacking]] != ts[~lacking]
-        if lacking.any():
-            raise DataError(
-                f"the store has no bar at ts {ts[int(np.argmax(lacking))]}: correct times it has, merge others."
-            )
-        return at + self._axis_from
+    # Shape
 
     def _extend(self, ts: I64, history: int = 0) -> None:
         if not self._bands:
             chunk = chunk_symbols(len(self._symbols) or CHUNK_SYMBOLS, self._info.kind)
             long = HISTORY_BARS if self._info.kind == "zarr" else max(history, 1)
             self._info = replace(self._info, chunk=(chunk, HISTORY_BARS))
+            empty: dict[str, Grid] = {}
             self._bands = (
-                Band(HISTORY, 0, history, (chunk, long), {}),
-                Band(TAIL, history, history, (chunk, TAIL_BARS), {}),
+                Band(HISTORY, 0, history, (chunk, long), empty),
+                Band(TAIL, history, history, (chunk, TAIL_BARS), empty),
             )
-        self._axis = np.concatenate([self._axis, ts])
-        self._grow(self._info.n_bars + ts.size)
-
-    def _grow(self, n_bars: int) -> None:
-        """Grids of all arrays hold so many bars and all symbols; new cells are missing bars."""
-        self._changed = True
-        self._info = replace(self._info, n_bars=n_bars)
-        bands = []
-        for band in self._bands:
-            band = replace(band, stop=n_bars if band.name == TAIL else band.stop)
-            shape = -(-len(self._symbols) // band.chunk[0]), -(-(band.stop - band.start) // band.chunk[1])
-            grids = {}
-            for array in self._base.arrays:
-                held = band.grids.get(array.name, Grid.empty(0, 0))
-                grids[array.name] = held.resized(*shape)
-            bands.append(replace(band, grids=grids))
-        self._bands = tuple(bands)
-        self._ts = self._ts.resized(1, -(-n_bars // TS_BARS))
-        self._begin()
-
-    def _write_axis(self) -> None:
-        n_bars = self._info.n_bars
-        for column in range(self._axis_dirty // TS_BARS, self._ts.versions.shape[1]):
-            if self._axis_dirty >= n_bars:
-                return
-            self._load_axis(column * TS_BARS)
-            chunk = np.full(TS_BARS, np.iinfo(np.int64).max)
-            at = column * TS_BARS - self._axis_from
-            times = self._axis[at : at + TS_BARS]
-            chunk[: times.size] = times
-            data = TIMES.encode(chunk)
-            if not np.array_equal(TIMES.decode(data), chunk):
-                raise StoreError(
-                    f"the codec of the time axis of {self._info.path} returned other times than it was given."
-                )
-            self._ts.put(0, column, self._put_object(f"ts/c/{column}", data))
-        self._axis_dirty = n_bars
+        self._axis.extend(ts)
+        self._grow()
 
     def _insert(self, new: I64) -> None:
         """Times between those of the axis: every chunk from there on is written anew, last one first."""
-        old = self._axis
-        at = int(np.searchsorted(old, new[0]))
-        first = self._axis_from + at
-        moved = np.union1d(old[at:], new)
-        where = first + np.searchsorted(moved, old[at:])
         source = self._version  # its grids are replaced below, not changed
-        self._axis = np.concatenate([old[:at], moved])
-        self._axis_dirty = min(self._axis_dirty, first)
-        self._grow(self._info.n_bars + new.size)
+        first, where = self._axis.insert(new)
+        self._grow()
         for band in reversed(self._bands):
             for column in range(-(-(band.stop - band.start) // band.chunk[1]) - 1, -1, -1):
                 start = band.start + column * band.chunk[1]
@@ -306,6 +207,22 @@ class Transaction:
                 )
                 self.put_column(source, band, column, pieces)
 
+    def _grow(self) -> None:
+        """Grids of all arrays hold all bars and symbols; new cells are missing bars."""
+        self._changed = True
+        n_bars = self._axis.size
+        self._info = replace(self._info, n_bars=n_bars)
+        bands = []
+        for band in self._bands:
+            band = replace(band, stop=n_bars if band.name == TAIL else band.stop)
+            shape = -(-len(self._symbols) // band.chunk[0]), -(-(band.stop - band.start) // band.chunk[1])
+            names = [array.name for array in self._base.arrays]
+            grids = {name: band.grids.get(name, Grid.empty(0, 0)).resized(*shape) for name in names}
+            bands.append(replace(band, grids=grids))
+        self._bands = tuple(bands)
+        self._ts = self._ts.resized(1, -(-n_bars // TS_BARS))
+        self._version = Version(self._folder, self._manifest())
+
     # Chunks moved as a whole
 
     @property
@@ -317,7 +234,7 @@ class Transaction:
         """Cut the store anew; whoever asks for it puts every chunk that its grids lack."""
         self._bands = bands
         self._info = replace(self._info, chunk=(bands[0].chunk[0], HISTORY_BARS))
-        self._grow(self._info.n_bars)
+        self._grow()
 
     def put_column(self, source: Version, band: Band, column: int, pieces: Sequence[Piece]) -> None:
         """Chunks of one column of a band, all arrays and symbols, filled from another cut of the same prices."""
@@ -351,11 +268,11 @@ class Transaction:
             self._at[name] = len(self._symbols)
             self._symbols[name] = SymbolInfo(name, 0, 0, 0)
         if new:
-            self._grow(self._info.n_bars)
+            self._grow()
         return np.array([self._at[name] for name in symbols], dtype=np.intp)
 
     def _write(self, cells: _Cells) -> None:
-        work: list[Callable[[], _Change | None]] = []
+        work: list[Callable[[], Change | None]] = []
         for band in self._bands:
             low, high = np.searchsorted(cells.bars, [band.start, band.stop])
             if low == high:
@@ -370,11 +287,13 @@ class Transaction:
                             cells, band, (row, column), inside, cut
                         )
                     )
-        for change in _each(work):
-            if change is not None:
-                self._counted(change)
+        for done in _each(work):
+            if done is not None:
+                self._changed = True
+                self._symbols |= {s.name: s for s in done.counted(list(self._symbols.values()))}
+                self._recount |= set(done.rows[done.lost].tolist())
 
-    def _fill(self, cells: _Cells, band: Band, at: tuple[int, int], inside: Indices, cut: slice) -> _Change | None:
+    def _fill(self, cells: _Cells, band: Band, at: tuple[int, int], inside: Indices, cut: slice) -> Change | None:
         """One chunk of every array, with the cells that lie in it: None where no bit changes."""
         rows = _dense(cells.rows[inside] - at[0] * band.chunk[0])
         bars = _dense(cells.bars[cut] - band.start - at[1] * band.chunk[1])
@@ -382,65 +301,38 @@ class Transaction:
         present = ~np.isnan(given["close"])
         changed, before = False, present
         for array in self._base.arrays:
+            held = band.grids[array.name].at(*at).version >= 0
             old = self._version.chunk(band, array, *at)
-            new = old.copy()
+            new = old.copy() if held else old
             for f, name in enumerate(array.fields):
                 place = (rows, bars) if isinstance(rows, slice) or isinstance(bars, slice) else np.ix_(rows, bars)
                 was = new[f][place]
                 if name == "close":
                     before = ~np.isnan(was)
                 new[f][place] = np.where(present, given[name], was) if cells.keep else given[name]
-            if not np.array_equal(new.view(np.int64), old.view(np.int64)):
+            if not held or not _same_bits(new, old):
                 self._put_chunk(band, array, *at, new)
-                changed = True
+                changed |= held or bool(present.any())
         if not changed:
             return None
-        ts = cells.ts[cut]
         after = before | present if cells.keep else present
-        some = present.any(axis=1)
-        first, last = present.argmax(axis=1), ts.size - 1 - present[:, ::-1].argmax(axis=1)
-        none = np.iinfo(np.int64)
-        return _Change(
-            cells.rows[inside],
-            after.sum(axis=1) - before.sum(axis=1),
-            np.where(some, ts[first], none.max),
-            np.where(some, ts[last], none.min),
-            (before & ~after).any(axis=1),
-        )
+        return change(cells.rows[inside], cells.ts[cut], before, after)
 
-    def _counted(self, change: _Change) -> None:
-        self._changed = True
-        names = list(self._symbols)
-        for row, gained, first, last, lost in zip(
-            change.rows, change.gained, change.first, change.last, change.lost, strict=True
-        ):
-            symbol = self._symbols[names[row]]
-            n_bars = symbol.n_bars + int(gained)
-            if lost:
-                self._recount.add(int(row))
-            if first <= last:
-                known = symbol.n_bars > 0
-                symbol = SymbolInfo(
-                    symbol.name,
-                    n_bars,
-                    min(symbol.first_ns, int(first)) if known else int(first),
-                    max(symbol.last_ns, int(last)) if known else int(last),
-                )
-            self._symbols[symbol.name] = replace(symbol, n_bars=n_bars)
+    def _count_again(self) -> None:
+        """Symbols that lost bars: which are the first and last now?"""
+        if not self._recount:
+            return
+        times, version = self._axis.times(0, self._axis.size), Version(self._folder, self._manifest())
+        for row in sorted(self._recount):
+            symbol = counted_again(version, times, row)
+            self._symbols[symbol.name] = symbol
 
-    def _count_again(self, row: int) -> None:
-        """First and last bar of a symbol that lost some."""
-        name = list(self._symbols)[row]
-        found: list[int] = []
-        n_bars = 0
-        for start in range(0, self._info.n_bars, HISTORY_BARS):
-            stop = min(start + HISTORY_BARS, self._info.n_bars)
-            present = np.flatnonzero(~np.isnan(self.read("close", (row, row + 1), (start, stop))[0]))
-            n_bars += present.size
-            if present.size:
-                found += [int(self.ts(start + at, start + at + 1)[0]) for at in (int(present[0]), int(present[-1]))]
-        first, last = (min(found), max(found)) if found else (0, 0)
-        self._symbols[name] = SymbolInfo(name, n_bars, first, last)
+    def _write_axis(self) -> None:
+        for column, chunk in self._axis.chunks():
+            data = TIMES.encode(chunk)
+            if not np.array_equal(TIMES.decode(data), chunk):
+                raise StoreError(f"the codec of times returned others than it was given, for {self._info.path}.")
+            self._ts.put(0, column, self._put_object(f"ts/c/{column}", data))
 
     def _put_chunk(self, band: Band, array: Array, row: int, column: int, chunk: F64) -> None:
         grid = band.grids[array.name]
@@ -449,7 +341,7 @@ class Transaction:
             return
         coder = self._version.coder(array)
         data = coder.encode(chunk)
-        if not coder.checks and coder.decode(data, chunk.shape).tobytes() != chunk.tobytes():
+        if not coder.checks and not _same_bits(coder.decode(data, chunk.shape), chunk):
             raise StoreError(
                 f"the codec {self._info.codec!r} returned other prices than it was given, for "
                 f"{array.name} of {self._info.path}: nothing is committed. Choose another codec and report this."
@@ -464,31 +356,8 @@ class Transaction:
         return Object(self._info.version, size, checksum(data))
 
 
-def commit(
-    folder: Folder,
-    base: Manifest,
-    manifest: Manifest,
-    what: str,
-    n_bytes: int,
-    sealed: Callable[[], None] = lambda: None,
-) -> Manifest:
-    """Objects to disk, the copy of the manifest, then the manifest itself. `sealed` is called before it may count."""
-    info = manifest.info
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    entry = Commit(info.version, when, what, len(info.symbols), info.n_bars, n_bytes)
-    manifest = replace(manifest, log=(*base.log, entry))
-    data = to_bytes(manifest)
-    folder.sync()
-    if folder.has(MANIFEST) and (found := _version_of(folder)) != base.info.version:
-        raise StoreError(f"{info.path} is at version {found}, this writer began at {base.info.version}: open it again.")
-    folder.replace(version_name(info.version), data)
-    sealed()
-    folder.replace(MANIFEST, data)
-    return manifest
-
-
-def _version_of(folder: Folder) -> int:
-    return read_manifest(folder).info.version
+def _same_bits(one: F64, other: F64) -> bool:
+    return np.array_equal(one.view(np.int64), other.view(np.int64))
 
 
 def _dense(indices: Indices) -> Indices | slice:
@@ -498,7 +367,7 @@ def _dense(indices: Indices) -> Indices | slice:
     return indices
 
 
-def _each(work: Sequence[Callable[[], _Change | None]]) -> Iterator[_Change | None]:
+def _each(work: Sequence[Callable[[], Change | None]]) -> Iterator[Change | None]:
     if len(work) < 2:
         return iter([one() for one in work])
     with ThreadPoolExecutor(min(CODING_THREADS, len(work)), thread_name_prefix="coding") as pool:

@@ -17,13 +17,14 @@ from atc_backtest.stores.manifest import (
     Band,
     Commit,
     Manifest,
+    commit,
     committed,
     kept_versions,
     read_manifest,
     to_bytes,
     version_name,
 )
-from atc_backtest.stores.transaction import Piece, Transaction, commit
+from atc_backtest.stores.transaction import Piece, Transaction
 
 EARLIER_FORMAT = re.compile(r"(?:(?:open|high|low|close|volume|ts)/)?(?:zarr\.json|c(?:/[0-9]+)+)")
 """What a store of format 1 consisted of, beside its manifest."""
