@@ -131,19 +131,24 @@ def building(place: str | Path, empty: Manifest, what: str, overwrite: bool) -> 
             with folder.locked(what), _committed(folder, _successor(folder, empty), what) as transaction:
                 yield transaction
             return
-        path = Path(folder.place)
-        hidden = Disk(path.with_name(f".{path.name}.building"))
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock"), what):
-            check_free(place, overwrite=False)
-            hidden.remove_all()  # of a writer that was killed: the lock was free
-            try:
-                with _committed(hidden, empty, what) as transaction:
-                    yield transaction
-                hidden.rename(path)
-            except BaseException:
-                hidden.remove_all()
-                raise
+        with appearing(Path(folder.place), what) as hidden, _committed(hidden, empty, what) as transaction:
+            yield transaction
+
+
+@contextlib.contextmanager
+def appearing(path: Path, what: str) -> Iterator[Disk]:
+    """A hidden folder that gets the name `path`, where nothing is yet, when the block ends without an error."""
+    hidden = Disk(path.with_name(f".{path.name}.building"))
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_name(f".{path.name}.lock"), what):
+        check_free(path, overwrite=False)
+        hidden.remove_all()  # of a writer that was killed: the lock was free
+        try:
+            yield hidden
+            hidden.rename(path)
+        except BaseException:
+            hidden.remove_all()
+            raise
 
 
 def _successor(folder: Folder, empty: Manifest) -> Manifest:

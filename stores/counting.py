@@ -46,7 +46,7 @@ def change(rows: NDArray[np.intp], ts: I64, before: Mask, after: Mask) -> Change
         after.sum(axis=1) - before.sum(axis=1),
         np.where(some, ts[first], NONE.max),
         np.where(some, ts[last], NONE.min),
-        (before & ~after).any(axis=1),
+        np.asarray((before & ~after).any(axis=1)),
     )
 
 

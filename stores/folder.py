@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-Data = bytes | memoryview | Bytes
+Data = bytes | Bytes
 
 
 class Folder(Protocol):

@@ -206,7 +206,8 @@ def _parsed(place: str, found: dict[str, Any]) -> Manifest:
     bands = tuple(
         Band(
             band["name"],
-            *band["bars"],
+            band["bars"][0],
+            band["bars"][1],
             (band["chunk"][0], band["chunk"][1]),
             {name: _grid_from_json(grid) for name, grid in band["grids"].items()},
         )

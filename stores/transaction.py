@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -240,7 +241,7 @@ class Transaction:
         """Chunks of one column of a band, all arrays and symbols, filled from another cut of the same prices."""
         band = next(mine for mine in self._bands if mine.name == band.name)
         rows = range(-(-len(source.info.symbols) // band.chunk[0]))
-        _each([lambda row=row: self._put_from(source, band, row, column, pieces) for row in rows])
+        _each([partial(self._put_from, source, band, row, column, pieces) for row in rows])
 
     def _put_from(self, source: Version, band: Band, row: int, column: int, pieces: Sequence[Piece]) -> None:
         rows = row * band.chunk[0], min((row + 1) * band.chunk[0], len(source.info.symbols))
@@ -282,11 +283,7 @@ class Transaction:
                 inside = np.flatnonzero(cells.rows // band.chunk[0] == row)
                 for column in np.unique(columns):
                     cut = slice(*(low + np.searchsorted(columns, [column, column + 1])))
-                    work.append(
-                        lambda band=band, row=int(row), column=int(column), inside=inside, cut=cut: self._fill(
-                            cells, band, (row, column), inside, cut
-                        )
-                    )
+                    work.append(partial(self._fill, cells, band, (int(row), int(column)), inside, cut))
         for done in _each(work):
             if done is not None:
                 self._changed = True

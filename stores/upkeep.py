@@ -199,9 +199,9 @@ def _garbage(folder: Folder, current: Manifest) -> dict[str, int]:
     """Name -> bytes of what no kept version needs. What an unreadable one may need stays."""
     named: set[str] = set()
     sure = True
-    for version in kept_versions(folder, current):
+    for number in kept_versions(folder, current):
         try:
-            manifest = current if version == current.info.version else read_manifest(folder, version_name(version))
+            manifest = current if number == current.info.version else read_manifest(folder, version_name(number))
         except StoreError:
             sure = False
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +91,10 @@ def verify(place: str | Path, progress: Callable[[int, int], None] | None = None
                 if progress is not None:
                     progress(min(done, len(users)), len(users))
         check.finish(deeply=at == 0)
-    number = next((m.info.version for m in newest_first if MANIFEST not in {d.name for d in found.damage}), None)
+    counts = next((m.info.version for m in newest_first if MANIFEST not in {d.name for d in found.damage}), None)
     damage = sorted(found.damage, key=lambda one: (one.first_ns or 0, one.name))
     return Verification(
-        folder.place, number, tuple(sorted(manifests)), len(found.objects), sum(found.objects.values()), tuple(damage)
+        folder.place, counts, tuple(sorted(manifests)), len(found.objects), sum(found.objects.values()), tuple(damage)
     )
 
 
@@ -145,7 +146,7 @@ class _Check:
         self._check_documents()
         self._check_axis()
         return [
-            lambda band=band, row=row, column=column: self._check_chunk(band, row, column)  # type: ignore[misc]
+            partial(self._check_chunk, band, row, column)
             for band in self._manifest.bands
             for row in range(-(-len(self._manifest.info.symbols) // band.chunk[0]))
             for column in range(-(-(band.stop - band.start) // band.chunk[1]))
@@ -154,7 +155,7 @@ class _Check:
     def bytes_only(self) -> list[Callable[[], None]]:
         """What newer versions do not have: checksums."""
         return [
-            lambda key=key, one=one: self._check_bytes(key, one)  # type: ignore[misc]
+            partial(self._check_bytes, key, one)
             for key, one in self._manifest.objects()
             if object_name(key, one.version) not in self._found.objects
         ]
@@ -209,15 +210,15 @@ class _Check:
                     raise ValueError(f"{times.size} times instead of {TS_BARS}")
                 self._axis[slice(*bars)] = times[: bars[1] - bars[0]]
             except (OSError, ValueError) as error:
-                lost.append((name, bars, error))
-        for name, bars, error in lost:
+                lost.append((name, bars, str(error)))
+        for name, bars, problem in lost:
             around = max(bars[0] - 1, 0), min(bars[1] + 1, info.n_bars)
             known = self._axis[slice(*around)]
             known = known[known != np.iinfo(np.int64).min]
             self._found.damage.append(
                 Damage(
                     name,
-                    f"{error}: times of bars [{bars[0]}, {bars[1]})",
+                    f"{problem}: times of bars [{bars[0]}, {bars[1]})",
                     tuple(self._users.get(name, ())),
                     ("ts",),
                     tuple(symbol.name for symbol in info.symbols),
