@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from atc_backtest.stores.folder import Bytes, Data
+from atc_backtest.stores.folder import Bytes, Data, view
 from atc_backtest.stores.lock import break_lock, locked
 
 SYNC_THREADS = 8
@@ -79,7 +79,7 @@ class Disk:
             if size >= 0:
                 os.ftruncate(handle, size)
             for offset, data in pieces:
-                _write(handle, memoryview(data).cast("B"), offset)
+                _write(handle, view(data), offset)
         finally:
             os.close(handle)
 

@@ -14,6 +14,11 @@ Bytes = NDArray[np.uint8]
 Data = bytes | Bytes
 
 
+def view(data: Data) -> memoryview:
+    """The same bytes, for calls that take what can be sliced without a copy."""
+    return memoryview(data) if isinstance(data, bytes) else data.data.cast("B")
+
+
 class Folder(Protocol):
     """Objects by name, `a/b/c`. Reading is free for all; the writing half is for the one that holds the lock."""
 

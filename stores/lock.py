@@ -89,9 +89,9 @@ def locked(path: Path, command: str) -> Iterator[None]:
             if not before.here or before.alive:
                 raise refusal(str(path), before)
             LOG.warning("%s: the lock of a writer that died was taken over (%s).", path.parent, before)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, to_bytes(this_process(command)), 0)
         try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, to_bytes(this_process(command)), 0)
             yield
         finally:
             with contextlib.suppress(FileNotFoundError):

@@ -270,6 +270,12 @@ def kept_versions(folder: Folder, current: Manifest) -> list[int]:
     return sorted(found)
 
 
+def _number(folder: Folder) -> int:
+    """The version that counts, of any format."""
+    earlier = old_version(folder)
+    return read_manifest(folder).info.version if earlier is None else earlier
+
+
 def old_version(folder: Folder) -> int | None:
     """The version of a store of an earlier format, which is no longer read; None for one of this format."""
     try:
@@ -296,7 +302,7 @@ def commit(
     manifest = replace(manifest, log=(*base.log, entry))
     data = to_bytes(manifest)
     folder.sync()
-    if folder.has(MANIFEST) and (found := read_manifest(folder).info.version) != base.info.version:
+    if folder.has(MANIFEST) and (found := _number(folder)) != base.info.version:
         raise StoreError(f"{info.path} is at version {found}, this writer began at {base.info.version}: open it again.")
     folder.replace(version_name(info.version), data)
     sealed()

@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 
 from atc_backtest.errors import StoreError, UnavailableError
-from atc_backtest.stores.folder import Bytes, Data
+from atc_backtest.stores.folder import Bytes, Data, view
 from atc_backtest.stores.lock import parse_owner, refusal, this_process, to_bytes
 
 LOCK = "writer.lock"
@@ -87,8 +87,8 @@ class Remote:
     def put_pieces(self, name: str, size: int, pieces: Iterable[tuple[int, Data]]) -> None:
         whole = bytearray(size)
         for offset, data in pieces:
-            view = memoryview(data).cast("B")
-            whole[offset : offset + view.nbytes] = view
+            piece = view(data)
+            whole[offset : offset + piece.nbytes] = piece
         self.put(name, bytes(whole))
 
     def sync(self) -> None:
