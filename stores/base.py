@@ -166,11 +166,12 @@ class Writer(Protocol):
 class WritableStore(Store, Protocol):
     """Writing: one writer at a time, another one is refused; nothing is visible to readers before the commit."""
 
-    def writing(self) -> AbstractContextManager[Writer]:
+    def writing(self, what: str = "write") -> AbstractContextManager[Writer]:
         """The next version, committed when the block ends without an error, and dropped when it raises.
 
         This store shows the new version afterwards. `StoreError` when another writer is at work, or another
-        one was faster since this store was opened. A block that changed nothing commits nothing.
+        one was faster since this store was opened. A block that changed nothing commits nothing. The history
+        says `what` it was.
         """
         ...
 

@@ -56,8 +56,11 @@ class StoreWriter:
 def check_free(place: str | Path, overwrite: bool) -> None:
     """`StoreError` unless a new store may take `place`: nothing is there, or a store that `overwrite` replaces."""
     folder = open_folder(place)
-    if not folder.has(MANIFEST):
-        if (not is_url(place) and Path(place).exists()) or (is_url(place) and next(folder.sizes(), None)):
+    with writing_errors(str(place)):
+        found = folder.has(MANIFEST)
+        other = not found and (next(folder.sizes(), None) if is_url(place) else Path(place).exists())
+    if not found:
+        if other:
             raise StoreError(f"{place} exists and is not a store: choose another path; nothing was touched.")
         return
     if not overwrite:

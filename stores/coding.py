@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numcodecs
 import numpy as np
@@ -20,6 +20,26 @@ from atc_backtest.stores.folder import Bytes, Data
 from atc_backtest.stores.layout import Array
 
 CODECS = ("blosc", "pcodec", "raw")
+
+
+class Source(Protocol):
+    """The bytes of one object. `ValueError` or `OSError` when they are not those that were committed."""
+
+    def whole(self) -> Data:
+        """All of them, checked."""
+        ...
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Some of them, for a coder that checks by itself."""
+        ...
+
+
+class Part(NamedTuple):
+    """Of a chunk: the field's place in its array, and the symbols and bars."""
+
+    field: int
+    symbols: slice
+    bars: slice
 
 
 class Coder(Protocol):
@@ -46,8 +66,8 @@ class Coder(Protocol):
         """The whole chunk, read-only perhaps."""
         ...
 
-    def decode_field(self, data: Data, shape: tuple[int, int, int], at: int, out: F64) -> None:
-        """Field `at` of it into `out`, float64 [symbols, bars], contiguous along bars."""
+    def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
+        """A part of it into `out`, float64 [symbols, bars], contiguous along bars; reads no more than it needs."""
         ...
 
 
@@ -79,8 +99,8 @@ class RawCoder:
     def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
         return np.frombuffer(data, dtype="<f8").reshape(shape)
 
-    def decode_field(self, data: Data, shape: tuple[int, int, int], at: int, out: F64) -> None:
-        out[...] = self.decode(data, shape)[at]
+    def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
+        out[...] = self.decode(source.whole(), shape)[part]
 
 
 class BloscCoder:
@@ -100,8 +120,8 @@ class BloscCoder:
     def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
         return np.frombuffer(_decompressed(self._blosc, data), dtype="<f8").reshape(shape)
 
-    def decode_field(self, data: Data, shape: tuple[int, int, int], at: int, out: F64) -> None:
-        out[...] = self.decode(data, shape)[at]
+    def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
+        out[...] = self.decode(source.whole(), shape)[part]
 
 
 TIMES_ZARR: Mapping[str, Any] = {"compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.shuffle)]}

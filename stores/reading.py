@@ -9,7 +9,7 @@ import numpy as np
 
 from atc_backtest.errors import DataError, StoreError
 from atc_backtest.stores.base import F64, I64, StoreInfo
-from atc_backtest.stores.coding import Coder, TimesCoder, coder_of
+from atc_backtest.stores.coding import Coder, Part, TimesCoder, coder_of
 from atc_backtest.stores.folder import Data, Folder
 from atc_backtest.stores.layout import TS_BARS, Array, chunk_key, covering, object_name
 from atc_backtest.stores.manifest import Band, Manifest, Object, checksum
@@ -28,6 +28,21 @@ class Cut:
     column: int
     within: tuple[slice, slice]
     into: tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """`Source` of an object of a version."""
+
+    version: Version
+    name: str
+    found: Object
+
+    def whole(self) -> Data:
+        return self.version.fetch(self.name, self.found)
+
+    def part(self, start: int, stop: int) -> bytes:
+        return self.version.folder.read(self.name, start, stop)
 
 
 class Version:
@@ -103,18 +118,9 @@ class Version:
             return
         shape = (len(array.fields), *cut.band.chunk)
         name = object_name(chunk_key(cut.band.name, array, cut.row, cut.column), found.version)
-        coder = self._coders[array.name]
-        if coder.maps:
-            out[...] = self.chunk(cut.band, array, cut.row, cut.column)[at][cut.within]
-            return
         try:
-            data = self.fetch(name, found)
-            if out.shape == cut.band.chunk:
-                coder.decode_field(data, shape, at, out)
-                return
-            whole = np.empty(cut.band.chunk)
-            coder.decode_field(data, shape, at, whole)
-            out[...] = whole[cut.within]
+            source = _Bytes(self, name, found)
+            self._coders[array.name].decode_field(source, shape, Part(at, *cut.within), out)
         except (OSError, ValueError) as error:
             raise self.chunk_damage(name, cut.band, array, cut.row, cut.column, error) from error
 

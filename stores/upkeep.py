@@ -47,9 +47,16 @@ def history(place: str | Path) -> tuple[Entry, ...]:
     return tuple(Entry(one, one.version in kept, one.version == manifest.info.version) for one in manifest.log)
 
 
+def _store_at(place: str | Path) -> Folder:
+    folder = open_folder(place)
+    if not folder.has(MANIFEST):
+        read_manifest(folder)  # says what is there instead
+    return folder
+
+
 def rollback(place: str | Path, version: int) -> Manifest:
     """A new version whose content is that of an earlier one. `StoreError` when that is no longer kept whole."""
-    folder = open_folder(place)
+    folder = _store_at(place)
     what = f"rollback to version {version}"
     with writing_errors(folder.place), folder.locked(what):
         current = read_manifest(folder)
@@ -81,7 +88,7 @@ def compact(place: str | Path, keep: int | None = None) -> Compaction:
     """
     if keep is not None and keep < 1:
         raise ConfigError(f"--keep {keep} is not allowed: at least 1, the version that counts.")
-    folder = open_folder(place)
+    folder = _store_at(place)
     with writing_errors(folder.place), folder.locked("compact"):
         before = read_manifest(folder)
         transaction = Transaction(folder, before)
