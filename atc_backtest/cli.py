@@ -5,22 +5,15 @@ Exit codes: 0 done; 1 internal error; 2 usage; 3 data or configuration refused; 
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from atc_backtest import __version__
-from atc_backtest.errors import AtcError
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-REFUSED, INTERRUPTED = 3, 130
+from atc_backtest.guard import INTERRUPTED, guarded
+from atc_backtest.store_cli import Json, StoreArgument, store_app
 
 app = typer.Typer(
     name="atc-backtest",
@@ -30,32 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look at a price store.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
-
-
-def _guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Refusals and interruptions end a command with their exit code and a sentence, not a traceback."""
-
-    @functools.wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except AtcError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(REFUSED) from error
-        except KeyboardInterrupt:
-            print("interrupted.", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader of our output left, as `head` does
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-
-    return guarded
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
-StoreArgument = Annotated[Path, typer.Argument(help="The price store.", metavar="STORE")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,7 +67,7 @@ ReadThreads = Annotated[int | None, typer.Option(help="Files read at a time. Def
 
 
 @app.command()
-@_guarded
+@guarded
 def ingest(
     sources: Sources,
     store: Annotated[Path, typer.Option(help="The store to make.")],
@@ -113,6 +81,7 @@ def ingest(
     bar: Annotated[str | None, typer.Option(help="Bar size to take when sources mix several, e.g. 1m, 1h, 1d.")] = None,
     calendar: Annotated[str, typer.Option(help="24/7, 24/5, XNYS or XNAS: how a year is counted.")] = "24/7",
     strict: Strict = False,
+    codec: Annotated[str, typer.Option(help="How prices are packed, losslessly: blosc, pcodec or raw.")] = "blosc",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
     threads: ReadThreads = None,
     as_json: Json = False,
@@ -135,6 +104,7 @@ def ingest(
         bar=None if bar is None else parse_bar(bar),
         calendar=calendar,
         strict=strict,
+        codec=codec,
         overwrite=overwrite,
         threads=threads,
     )
@@ -144,7 +114,7 @@ def ingest(
 
 
 @app.command()
-@_guarded
+@guarded
 def append(
     sources: Sources,
     store: Annotated[Path, typer.Option(help="The store to add to.")],
@@ -186,7 +156,7 @@ def append(
 
 
 @app.command()
-@_guarded
+@guarded
 def backtest(
     store: StoreArgument,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")] = None,
@@ -234,6 +204,7 @@ def backtest(
     from atc_backtest import display
     from atc_backtest.pipelines import backtest as running
     from atc_backtest.pipelines.plan import parse_bytes
+    from atc_backtest.stores.opening import stem
 
     options = running.Options(
         kernel=kernel,
@@ -246,7 +217,7 @@ def backtest(
         overwrite=overwrite,
         resume=resume,
     )
-    folder = Path("runs") / store.resolve().stem if out is None else out
+    folder = Path("runs") / stem(store) if out is None else out
     if plan:
         display.show_plan(running.prepare(store, folder, [run_config], options), as_json)
         return
@@ -260,7 +231,7 @@ def backtest(
 
 
 @app.command()
-@_guarded
+@guarded
 def report(
     run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")],
     sort: Annotated[str, typer.Option(help="Column to sort by.")] = "sharpe",
@@ -288,18 +259,8 @@ def report(
         display.show_report(opened, table, sort)
 
 
-@store_app.command("info")
-@_guarded
-def store_info(store: StoreArgument, as_json: Json = False) -> None:
-    """Print what a store holds: fields, bar size, calendar, symbols with first and last bar."""
-    from atc_backtest import display
-    from atc_backtest.stores.zarr_store import open_store
-
-    display.show_store(open_store(store).info, as_json)
-
-
 @app.command()
-@_guarded
+@guarded
 def doctor(as_json: Json = False) -> None:
     """Tell what this installation has, what is missing, and the command that brings it."""
     from atc_backtest import display

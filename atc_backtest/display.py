@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.backtest import Progress as RunProgress
     from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.runs import Run
-    from atc_backtest.stores.base import StoreInfo
     from atc_backtest.stores.ingest import AppendReport, IngestReport, SymbolReport
 
 WIDE = 160
@@ -38,7 +37,8 @@ def _error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """For machines, to stdout."""
     print(json.dumps(value, indent=1, allow_nan=False, default=str))
 
 
@@ -47,6 +47,26 @@ def iso(ns: int) -> str:
     seconds, _ = divmod(ns, 10**9)
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
     return text.removesuffix(" 00:00:00")
+
+
+def print_table(columns: Mapping[str, Literal["left", "right"]], rows: Iterable[Sequence[str]]) -> None:
+    """A table of heading -> side, without frames."""
+    view = Table(box=None, pad_edge=False)
+    for name, justify in columns.items():
+        view.add_column(name, justify=justify)
+    for row in rows:
+        view.add_row(*row)
+    _console().print(view)
+
+
+@contextmanager
+def counting_progress(what: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while the block runs; what it yields takes things done and things in all."""
+    console = _error_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} " + things))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 # Running
@@ -125,7 +145,7 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         "done": len(run.done),
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     rate = _count(shown.done / shown.seconds) if shown.seconds else "-"
     print(
@@ -151,7 +171,7 @@ def show_plan(job: Job, as_json: bool) -> None:
 
     plan = job.plan
     if as_json:
-        _print_json(asdict(plan))
+        print_json(asdict(plan))
         return
     where = "processes" if plan.processes else "threads"
     print(f"{len(plan.partitions)} partitions on {plan.n_workers} {where}, kernel {job.kernel}")
@@ -243,7 +263,7 @@ def show_ingest(report: IngestReport, as_json: bool) -> None:
     from atc_backtest.stores.base import format_bar
 
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
         return
     _console().print(_rows_view(report.symbols, [()] * len(report.symbols), ()))
     for note in report.notes:
@@ -282,7 +302,7 @@ def show_append(report: AppendReport, as_json: bool) -> None:
     from atc_backtest.stores.base import format_bar
 
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
         return
     counts = [(one.identical, one.new, one.corrected) for one in report.symbols]
     view = _rows_view([one.rows for one in report.symbols], counts, ("identical", "new", "corrected"))
@@ -298,27 +318,10 @@ def show_append(report: AppendReport, as_json: bool) -> None:
     )
 
 
-def show_store(info: StoreInfo, as_json: bool) -> None:
-    """A store's header and its symbols."""
-    from atc_backtest.stores.base import format_bar
-
-    if as_json:
-        _print_json(asdict(info))
-        return
-    print(f"{info.path}: version {info.version}, bars of {format_bar(info.bar_ns)}, calendar {info.calendar}")
-    print(f"{len(info.symbols)} symbols x {info.n_bars:,} bars; fields {', '.join(info.fields)}; chunks {info.chunk}")
-    view = Table(box=None, pad_edge=False)
-    for name, justify in (("symbol", "left"), ("bars", "right"), ("first", "left"), ("last", "left")):
-        view.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for symbol in info.symbols:
-        view.add_row(symbol.name, f"{symbol.n_bars:,}", iso(symbol.first_ns), iso(symbol.last_ns))
-    _console().print(view)
-
-
 def show_diagnosis(findings: Sequence[Finding], as_json: bool) -> None:
     """One line a finding, its remedy below it."""
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
         return
     marks = {True: "ok", False: "MISSING", None: "-"}
     for finding in findings:

@@ -197,11 +197,11 @@ class _Comparison:
 
 def _sorted_out(given: F64, stored: F64) -> tuple[Mask, Mask, Mask]:
     """Bars [symbols, bars] that both have and agree on, that only the sources have, that both have and differ in."""
-    have: Mask = (~np.isnan(given)).any(axis=0)
-    held: Mask = (~np.isnan(stored)).any(axis=0)
+    have = np.asarray(~np.isnan(given)).any(axis=0)
+    held = np.asarray(~np.isnan(stored)).any(axis=0)
     differ: Mask = ((given != stored) & ~(np.isnan(given) & np.isnan(stored))).any(axis=0)
     both = have & held
-    return both & ~differ, have & ~held, both & differ
+    return both & ~differ, np.asarray(have & ~held), both & differ
 
 
 def _shown(value: float) -> str:

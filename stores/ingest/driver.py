@@ -49,6 +49,7 @@ def ingest(
             symbols=[one.name for one in found.series],
             ts=axis,
             overwrite=options.overwrite,
+            codec=options.codec,
         ) as writer:
             write_blocks(writer, found.series, axis, found.fields, found.spool.dtype)
     seconds = time.perf_counter() - began

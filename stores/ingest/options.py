@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from atc_backtest.errors import ConfigError
 from atc_backtest.stores.base import FIELDS
+from atc_backtest.stores.coding import CODECS
 from atc_backtest.stores.ingest.dates import DateForm
 from atc_backtest.stores.ingest.zones import load_zone
 
@@ -28,6 +29,7 @@ class IngestOptions:
     bar             bar size in ns, where symbols have several
     calendar        the store's calendar, kept with it
     strict          refuse instead of dropping or mending rows
+    codec           how the store packs its prices, one of `CODECS`
     overwrite       replace an existing store
     threads         files, or pieces of few files, parsed at a time; None: one a core, at most 8
     batch_bytes     about how much is parsed at a time by a thread; no result depends on it, nor on `threads`
@@ -43,6 +45,7 @@ class IngestOptions:
     bar: int | None = None
     calendar: str = "24/7"
     strict: bool = False
+    codec: str = "blosc"
     overwrite: bool = False
     threads: int | None = None
     batch_bytes: int = 1 << 20
@@ -71,6 +74,8 @@ class IngestOptions:
             raise ConfigError(f"bar = {self.bar} ns is not allowed: more than 0, e.g. --bar 1h.")
         if self.date_format is not None:
             DateForm(self.date_format)
+        if self.codec not in CODECS:
+            raise ConfigError(f"codec = {self.codec!r} is not known: one of {', '.join(CODECS)}.")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads = {self.threads} is not allowed: at least 1.")
         if self.batch_bytes < 1:

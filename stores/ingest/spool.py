@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import tempfile
 import threading
@@ -12,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from atc_backtest.errors import StoreError
 from atc_backtest.stores.base import I64
 from atc_backtest.stores.ingest.rules import Rows
+from atc_backtest.stores.lock import is_free, locked
 
 BUFFER_BYTES = 32 << 20
 """Rows held by all threads before they go to their files: a table of many symbols opens each once for so much."""
@@ -28,7 +28,7 @@ PIECE_ROWS = 1 << 16
 
 OWNER = "owner"
 YOUNG_S = 60
-"""A folder without an owner's lock for so long belongs to nobody; before that its maker may be about to take it."""
+"""A folder without an owner for so long belongs to nobody; before that its maker may be about to take it."""
 
 Records = NDArray[np.void]
 
@@ -195,7 +195,7 @@ def write_records(path: Path, parts: Sequence[Records], append: bool) -> None:
     try:
         with path.open("ab" if append else "wb", buffering=0) as file:
             for part in parts:
-                left = memoryview(np.ascontiguousarray(part).view(np.uint8))
+                left = memoryview(_bytes(part))
                 while left:
                     left = left[file.write(left) :]
     except OSError as error:
@@ -203,6 +203,10 @@ def write_records(path: Path, parts: Sequence[Records], append: bool) -> None:
             f"cannot write {path} ({error}): ingesting needs room beside the store for the rows of all sources, "
             "uncompressed. Nothing was written to the store."
         ) from error
+
+
+def _bytes(records: Records) -> Any:
+    return np.ascontiguousarray(records).view(np.uint8)
 
 
 def pieces(path: Path, dtype: np.dtype[np.void]) -> Iterator[Records]:
@@ -222,29 +226,30 @@ def times(path: Path, dtype: np.dtype[np.void]) -> I64:
 def rows_folder(store: Path) -> Iterator[Path]:
     """A hidden folder beside `store`, gone afterwards. Folders of killed processes beside it are removed first.
 
-    Its owner holds a lock inside, which ends with the process however that ends.
+    It takes its name when its owner holds the lock inside, which ends with the process however that ends.
     """
     beside = next(folder for folder in store.absolute().parents if folder.is_dir())  # the same disk, nothing made yet
     _remove_abandoned(beside)
     try:
-        made = tempfile.TemporaryDirectory(prefix=f".{store.name}.rows-", dir=beside, ignore_cleanup_errors=True)
+        making = Path(tempfile.mkdtemp(prefix=f".{store.name}.making-", dir=beside))
     except OSError as error:
         raise StoreError(f"cannot write into {beside} ({error}): choose another place for the store.") from error
-    with made as folder, Path(folder, OWNER).open("w") as owner:
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        yield Path(folder)
+    folder = making.with_name(making.name.replace(".making-", ".rows-"))
+    try:
+        with locked(making / OWNER, "ingest"):
+            making.rename(folder)
+            yield folder
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_abandoned(beside: Path) -> None:
-    for folder in beside.glob(".*.rows-*"):
+    for folder in [*beside.glob(".*.rows-*"), *beside.glob(".*.making-*")]:
         with contextlib.suppress(OSError):
-            if not (folder / OWNER).exists():
-                if folder.is_dir() and time.time() - folder.stat().st_mtime > YOUNG_S:
-                    shutil.rmtree(folder, ignore_errors=True)
-                continue
-            handle = os.open(folder / OWNER, os.O_RDWR)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused where its owner lives
+            if folder.is_dir() and (is_free(folder / OWNER) if (folder / OWNER).exists() else _is_old(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
+
+
+def _is_old(folder: Path) -> bool:
+    return time.time() - folder.stat().st_mtime > YOUNG_S
