@@ -65,7 +65,7 @@ def append(
 
 def write(opened: WritableStore, comparison: _Comparison) -> None:
     """The only place that writes: new times first, then the blocks that bring something, in one commit."""
-    with opened.writing() as writer:
+    with opened.writing("append --correct" if comparison.n_different else "append") as writer:
         writer.add_times(comparison.new_times)
         for ts, symbols, blocks in comparison.changes():
             writer.merge(ts, symbols, blocks)
