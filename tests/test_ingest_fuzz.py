@@ -1,6 +1,6 @@
 """Damaged files, seeded: an error that is ours, or every row read and accounted for. Never a hang or another error.
 
-ATC_FUZZ_CASES    cases of each format; default 120, the same ones every time
+ATC_FUZZ_CASES    cases of each format; default 80, the same ones every time
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from atc_backtest.stores.ingest.driver import gathered
 from atc_backtest.stores.ingest.report import DROPPING
 from atc_backtest.stores.ingest.spool import times
 
-CASES = int(os.environ.get("ATC_FUZZ_CASES", "120"))
+CASES = int(os.environ.get("ATC_FUZZ_CASES", "80"))
 ROWS = [(row[0] * 1000, *(round(cell, 3) for cell in row[1:])) for row in bars(60)]
 LIMIT_S = 20
 

@@ -82,6 +82,18 @@ def test_the_first_failure_in_the_order_of_sources_is_told(tmp_path: Path) -> No
     assert left_behind(tmp_path) == []
 
 
+def test_threads_share_a_zone(tmp_path: Path) -> None:
+    """Each file widens the clock that all use: years apart, winters and summers."""
+    for year in range(1960, 2040, 2):
+        times = [f"{year}-{month}-{day} 12:00" for month in ("01", "07") for day in range(10, 20)]
+        write_csv(tmp_path / "in" / f"Y{year}.csv", [flat(text, i + 1.0) for i, text in enumerate(times)])
+    stores = [
+        take(tmp_path / "in", tmp_path / f"{n}.zarr", threads=n, tz="America/New_York", bar=parse_bar("1d"))[1]
+        for n in (1, 8, 8)
+    ]
+    assert contents(stores[0]) == contents(stores[1]) == contents(stores[2])
+
+
 def test_a_field_that_a_left_out_symbol_lacks_stays(tmp_path: Path) -> None:
     write_csv(tmp_path / "in" / "HOUR.csv", bars(30))
     write_csv(tmp_path / "in" / "MINUTE.csv", [row[:5] for row in bars(30, step_s=60)], HEADER[:5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +71,15 @@ def lean(path: Path, member: str) -> LeanName | None:
     )
 
 
-def hidden_by_trades(path: Path) -> bool:
-    """A Lean archive of quotes, with trades of the same symbol beside it."""
-    stem = path.name.rsplit(".", 1)[0]
-    if not stem.endswith("_quote"):
-        return False
-    if LEAN_DAY.fullmatch(stem):
-        return any(LEAN_DAY.fullmatch(other.stem) for other in path.parent.glob("*_trade.zip"))
-    return path.parent.name in ("hour", "daily") and path.with_name(stem.removesuffix("_quote") + "_trade.zip").exists()
+def beside_trades(files: Sequence[Path]) -> set[Path]:
+    """Lean's archives of quotes among `files` whose symbol has trades there too."""
+    there = set(files)
+    days = {file.parent for file in files if file.stem.endswith("_trade") and LEAN_DAY.fullmatch(file.stem)}
+    found = set()
+    for file in files:
+        if file.stem.endswith("_quote") and file.suffix == ".zip":
+            trades = file.with_name(file.name.replace("_quote.", "_trade."))
+            long = file.parent.name in ("hour", "daily") and trades in there
+            if long or (file.parent in days and LEAN_DAY.fullmatch(file.stem)):
+                found.add(file)
+    return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atc_backtest.errors import DataError
-from atc_backtest.stores.ingest.names import Known, LeanName, hidden_by_trades, known, lean
+from atc_backtest.stores.ingest.names import Known, LeanName, beside_trades, known, lean
 
 CSV_ENDINGS = (".csv", ".csv.gz")
 JSON_ENDINGS = (".json", ".json.gz")
@@ -79,11 +79,10 @@ def find_sources(paths: Sequence[Path]) -> Found:
 
 def _files(path: Path, skipped: dict[str, list[str]]) -> Iterator[Path]:
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            inner = file.relative_to(path).parts
-            if not file.is_file() or any(part.startswith(SKIPPED) for part in inner) or not _is_data(file):
-                continue
-            if hidden_by_trades(file):
+        files = [file for file in sorted(path.rglob("*")) if _is_data(file, path)]
+        quotes = beside_trades(files)
+        for file in files:
+            if file in quotes:
                 skipped.setdefault("quotes of symbols whose trades are beside them", []).append(str(file))
             else:
                 yield file
@@ -95,10 +94,12 @@ def _files(path: Path, skipped: dict[str, list[str]]) -> Iterator[Path]:
         yield path
 
 
-def _is_data(file: Path) -> bool:
+def _is_data(file: Path, folder: Path) -> bool:
     """Of a folder's JSON files, those that freqtrade names: others are settings and notes."""
     ending = _ending(file.name)
-    return ending is not None and (ending not in JSON_ENDINGS or known(_stem(file.name), ending) is not None)
+    if ending is None or any(part.startswith(SKIPPED) for part in file.relative_to(folder).parts):
+        return False
+    return file.is_file() and (ending not in JSON_ENDINGS or known(_stem(file.name), ending) is not None)
 
 
 def _ending(name: str) -> str | None:
