@@ -123,8 +123,8 @@ def by_pandas_to_a_store(source: Path, store: Path) -> None:
                 writer.write(name, (0, len(frames)), (start, stop), block)
 
 
-def by_ingest(source: Path, store: Path) -> None:
-    ingest([source], store, IngestOptions(threads=1, overwrite=True, tz="UTC"))
+def by_ingest(source: Path, store: Path, codec: str = "blosc") -> None:
+    ingest([source], store, IngestOptions(threads=1, overwrite=True, tz="UTC", codec=codec))
 
 
 def reading_alone(source: Path, store: Path) -> None:
@@ -169,6 +169,7 @@ def main() -> None:
             "pandas, the same job": lambda: by_pandas_to_a_store(places["csv"], folder / "p.zarr"),
             "CSV, reading and cleaning": lambda: reading_alone(places["csv"], store),
             "CSV": lambda: by_ingest(places["csv"], store),
+            "CSV, codec raw": lambda: by_ingest(places["csv"], store, "raw"),
             "CSV, times as text": lambda: by_ingest(places["iso"], store),
             "zip of CSV": lambda: by_ingest(places["zip"], store),
             "Parquet": lambda: by_ingest(places["parquet"], store),

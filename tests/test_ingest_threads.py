@@ -88,8 +88,8 @@ def test_threads_share_a_zone(tmp_path: Path) -> None:
         times = [f"{year}-{month}-{day} 12:00" for month in ("01", "07") for day in range(10, 20)]
         write_csv(tmp_path / "in" / f"Y{year}.csv", [flat(text, i + 1.0) for i, text in enumerate(times)])
     stores = [
-        take(tmp_path / "in", tmp_path / f"{n}.zarr", threads=n, tz="America/New_York", bar=parse_bar("1d"))[1]
-        for n in (1, 8, 8)
+        take(tmp_path / "in", tmp_path / f"{i}.zarr", threads=n, tz="America/New_York", bar=parse_bar("1d"))[1]
+        for i, n in enumerate((1, 8, 8))
     ]
     assert contents(stores[0]) == contents(stores[1]) == contents(stores[2])
 
