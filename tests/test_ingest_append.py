@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from atc_backtest.stores.ingest import AppendReport, IngestOptions, append
 from atc_backtest.stores.ingest.rules import show_time
 from atc_backtest.stores.zarr_store import ZarrStore, open_store
 
+ROOT = Path(__file__).resolve().parent.parent
 H = HOUR_S
 T0 = START_S
 
@@ -194,6 +199,26 @@ def test_rules_hold_for_what_comes_in(tmp_path: Path) -> None:
     assert symbol.rows.rows_kept == symbol.identical + symbol.new == 3
     with pytest.raises(DataError, match="without --strict"):
         add(path, source, strict=True)
+
+
+@pytest.mark.slow
+def test_a_killed_append_is_whole_or_not_there_and_runs_again(tmp_path: Path) -> None:
+    path = made(tmp_path, **{name: bars(3000, seed)[:2000] for seed, name in enumerate("ABC")})
+    for seed, name in enumerate("ABC"):
+        write_csv(tmp_path / "more" / f"{name}.csv", bars(3000, seed))
+    shutil.copytree(path, tmp_path / "twin.zarr")
+    add(tmp_path / "twin.zarr", tmp_path / "more")
+    before, after = contents(open_store(path)), contents(open_store(tmp_path / "twin.zarr"))
+    command = [sys.executable, "-m", "atc_backtest", "append", str(tmp_path / "more"), "--store", str(path)]
+    for delay_s in np.linspace(0.25, 1.0, 8).tolist():
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(delay_s)
+            process.kill()
+        assert contents(open_store(path)) in (before, after)
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+    assert contents(open_store(path)) == after
+    assert open_store(path).info.version == 2
+    assert left_behind(tmp_path) == []
 
 
 VALUES = st.dictionaries(
