@@ -5,22 +5,15 @@ Exit codes: 0 done; 1 internal error; 2 usage; 3 data or configuration refused; 
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from atc_backtest import __version__
-from atc_backtest.errors import AtcError
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-REFUSED, INTERRUPTED = 3, 130
+from atc_backtest.guard import INTERRUPTED, REFUSED, guarded
+from atc_backtest.store_cli import Json, StoreArgument, store_app
 
 app = typer.Typer(
     name="atc-backtest",
@@ -30,32 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look at a price store, or make one up.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
-
-
-def _guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Refusals and interruptions end a command with their exit code and a sentence, not a traceback."""
-
-    @functools.wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except AtcError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise typer.Exit(REFUSED) from error
-        except KeyboardInterrupt:
-            print("interrupted.", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader of our output left, as `head` does
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-
-    return guarded
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
-StoreArgument = Annotated[Path, typer.Argument(help="The price store.", metavar="STORE")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,29 +41,49 @@ def _root(
     """Backtest Adaptive Trend Classification over data larger than memory: ingest, backtest, report."""
 
 
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Files or folders: CSV (.gz, .zip), Parquet, Feather, JSON; data of Binance, freqtrade, Lean.",
+        metavar="SRC...",
+    ),
+]
+Tz = Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")]
+WallClock = Annotated[bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz.")]
+DateFormat = Annotated[
+    str | None, typer.Option(help="How naive times are written, by strptime's signs, e.g. '%d/%m/%Y %H:%M'.")
+]
+DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Commas in numbers are decimal, not thousands.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(help="Override a column: field=name, e.g. close=adj_close or ts=Date+Time.", metavar="F=NAME"),
+]
+Symbol = Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")]
+SymbolPattern = Annotated[
+    str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")]
+ReadThreads = Annotated[int | None, typer.Option(help="Files read at a time. Default: one per core, at most 8.")]
+
+
 @app.command()
-@_guarded
+@guarded
 def ingest(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(help="Files or folders: CSV (plain, .gz, .zip) or Parquet.", metavar="SRC..."),
-    ],
+    sources: Sources,
     store: Annotated[Path, typer.Option(help="The store to make.")],
-    tz: Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")] = None,
-    wall_clock: Annotated[
-        bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz, not instants.")
-    ] = False,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Override a column: field=name, e.g. close=adj_close.", metavar="F=NAME")
-    ] = None,
-    symbol: Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")] = None,
-    symbol_pattern: Annotated[
-        str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
-    ] = None,
+    tz: Tz = None,
+    wall_clock: WallClock = False,
+    date_format: DateFormat = None,
+    decimal_comma: DecimalComma = False,
+    column: Column = None,
+    symbol: Symbol = None,
+    symbol_pattern: SymbolPattern = None,
     bar: Annotated[str | None, typer.Option(help="Bar size to take when sources mix several, e.g. 1m, 1h, 1d.")] = None,
     calendar: Annotated[str, typer.Option(help="24/7, 24/5, XNYS or XNAS: how a year is counted.")] = "24/7",
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")] = False,
+    strict: Strict = False,
+    codec: Annotated[str, typer.Option(help="How prices are packed, losslessly: blosc, pcodec or raw.")] = "blosc",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    threads: ReadThreads = None,
     as_json: Json = False,
 ) -> None:
     """Read price files into a store. Nothing is filled or invented; what was dropped is counted."""
@@ -108,13 +96,17 @@ def ingest(
     options = ingesting.IngestOptions(
         tz=tz,
         wall_clock=wall_clock,
+        date_format=date_format,
+        decimal_comma=decimal_comma,
         columns=_pairs("--column", column or []),
         symbol=symbol,
         symbol_pattern=symbol_pattern,
         bar=None if bar is None else parse_bar(bar),
         calendar=calendar,
         strict=strict,
+        codec=codec,
         overwrite=overwrite,
+        threads=threads,
     )
     with display.ingest_progress() as show:
         report = ingesting.ingest(sources, store, options, show)
@@ -122,7 +114,7 @@ def ingest(
 
 
 @app.command()
-@_guarded
+@guarded
 def fetch(
     archive: Annotated[
         str | None,
@@ -147,7 +139,7 @@ def fetch(
     as_json: Json = False,
 ) -> None:
     """Download price files, many at once; each is verified before it has its name, and a rerun goes on."""
-    from atc_backtest import display
+    from atc_backtest import display, fetch_display
     from atc_backtest.stores import fetch as fetching
     from atc_backtest.stores import ingest as ingesting
     from atc_backtest.stores.base import parse_bar
@@ -161,15 +153,57 @@ def fetch(
         calendar=calendar,
         overwrite=overwrite,
     )
-    with display.counting_progress("fetching", len(asked), "bars" if exchange else "B") as show:
+    with display.units_progress("fetching", len(asked), "bars" if exchange else "B") as show:
         report, ingested = fetching.run(asked, out, options, show, store, kept)
-    display.show_fetch(report, as_json, ingested)
+    fetch_display.show_fetch(report, as_json, ingested)
     if not report.ok:
         raise typer.Exit(REFUSED)
 
 
 @app.command()
-@_guarded
+@guarded
+def append(
+    sources: Sources,
+    store: Annotated[Path, typer.Option(help="The store to add to.")],
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Where bars disagree, write the sources' over the store's.")
+    ] = False,
+    tz: Tz = None,
+    wall_clock: WallClock = False,
+    date_format: DateFormat = None,
+    decimal_comma: DecimalComma = False,
+    column: Column = None,
+    symbol: Symbol = None,
+    symbol_pattern: SymbolPattern = None,
+    strict: Strict = False,
+    threads: ReadThreads = None,
+    as_json: Json = False,
+) -> None:
+    """Add to a store what price files have and it lacks: later bars, new symbols, bars it misses.
+
+    Bars that it has already must agree; where they do not, they are shown and nothing is written.
+    """
+    from atc_backtest import display
+    from atc_backtest.stores import ingest as ingesting
+
+    options = ingesting.IngestOptions(
+        tz=tz,
+        wall_clock=wall_clock,
+        date_format=date_format,
+        decimal_comma=decimal_comma,
+        columns=_pairs("--column", column or []),
+        symbol=symbol,
+        symbol_pattern=symbol_pattern,
+        strict=strict,
+        threads=threads,
+    )
+    with display.ingest_progress() as show:
+        report = ingesting.append(sources, store, options, correct, show)
+    display.show_append(report, as_json)
+
+
+@app.command()
+@guarded
 def backtest(
     store: StoreArgument,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")] = None,
@@ -217,6 +251,7 @@ def backtest(
     from atc_backtest import display
     from atc_backtest.pipelines import backtest as running
     from atc_backtest.pipelines.plan import parse_bytes
+    from atc_backtest.stores.opening import stem
 
     options = running.Options(
         kernel=kernel,
@@ -229,7 +264,7 @@ def backtest(
         overwrite=overwrite,
         resume=resume,
     )
-    folder = Path("runs") / store.resolve().stem if out is None else out
+    folder = Path("runs") / stem(store) if out is None else out
     if plan:
         display.show_plan(running.prepare(store, folder, [run_config], options), as_json)
         return
@@ -243,7 +278,7 @@ def backtest(
 
 
 @app.command()
-@_guarded
+@guarded
 def report(
     run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")],
     sort: Annotated[str, typer.Option(help="Column to sort by.")] = "sharpe",
@@ -271,42 +306,8 @@ def report(
         display.show_report(opened, table, sort)
 
 
-@store_app.command("info")
-@_guarded
-def store_info(store: StoreArgument, as_json: Json = False) -> None:
-    """Print what a store holds: fields, bar size, calendar, symbols with first and last bar."""
-    from atc_backtest import display
-    from atc_backtest.stores.zarr_store import open_store
-
-    display.show_store(open_store(store).info, as_json)
-
-
-@store_app.command("synth")
-@_guarded
-def store_synth(
-    store: StoreArgument,
-    symbols: Annotated[int, typer.Option(help="How many.")],
-    bars: Annotated[int, typer.Option(help="Bars of each.")],
-    seed: Annotated[int, typer.Option(help="The same seed, the same prices.")],
-    bar: Annotated[str, typer.Option(help="Bar size, e.g. 1m, 1h, 1d.")] = "1m",
-    fields: Annotated[str, typer.Option(help="Separated by commas.")] = "open,high,low,close,volume",
-    calendar: Annotated[str, typer.Option(help="The store's calendar.")] = "24/7",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Make a store of invented prices of any size: seeded, on ticks, with gaps, listings and delistings."""
-    from atc_backtest import display
-    from atc_backtest.stores import synth
-    from atc_backtest.stores.base import parse_bar
-
-    spec = synth.SynthSpec(symbols, bars, seed, parse_bar(bar), synth.parse_fields(fields))
-    with display.counting_progress("making prices", symbols, "cells") as show:
-        report = synth.synth(store, spec, calendar=calendar, overwrite=overwrite, progress=show)
-    display.show_synth(report, as_json)
-
-
 @app.command()
-@_guarded
+@guarded
 def doctor(as_json: Json = False) -> None:
     """Tell what this installation has, what is missing, and the command that brings it."""
     from atc_backtest import display

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.backtest import Progress as RunProgress
     from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.runs import Run
-    from atc_backtest.stores.base import StoreInfo
-    from atc_backtest.stores.fetch import FetchReport
-    from atc_backtest.stores.ingest import IngestReport
-    from atc_backtest.stores.synth import SynthReport
-
-MISSING_SHOWN = 8
-"""Files that are not there, named in a terminal."""
+    from atc_backtest.stores.ingest import AppendReport, IngestReport, SymbolReport
 
 WIDE = 160
 """Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
@@ -43,7 +37,8 @@ def _error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """For machines, to stdout."""
     print(json.dumps(value, indent=1, allow_nan=False, default=str))
 
 
@@ -54,6 +49,40 @@ def iso(ns: int) -> str:
     return text.removesuffix(" 00:00:00")
 
 
+def print_table(columns: Mapping[str, Literal["left", "right"]], rows: Iterable[Sequence[str]]) -> None:
+    """A table of heading -> side, without frames."""
+    view = Table(box=None, pad_edge=False)
+    for name, justify in columns.items():
+        view.add_column(name, justify=justify)
+    for row in rows:
+        view.add_row(*row)
+    _console().print(view)
+
+
+@contextmanager
+def counting_progress(what: str, things: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while the block runs; what it yields takes things done and things in all."""
+    console = _error_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} " + things))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+@contextmanager
+def units_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over `total` while the block runs; what it yields takes how many are done, and units so far."""
+    console = _error_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(what, total=total, said="")
+
+        def show(done: int, units: int) -> None:
+            bars.update(task, completed=done, said=f"{done:,} of {total:,}, {count(units)} {unit}")
+
+        yield show
+
+
 # Running
 
 
@@ -61,10 +90,11 @@ class _Rate(ProgressColumn):
     """Bars a second since the start, in units people read."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{_count(task.speed or 0)} bars/s")
+        return Text(f"{count(task.speed or 0)} bars/s")
 
 
-def _count(n: float) -> str:
+def count(n: float) -> str:
+    """A number in units people read: 1.2M."""
     for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if n >= scale:
             return f"{n / scale:.3g}{unit}"
@@ -130,9 +160,9 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         "done": len(run.done),
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
-    rate = _count(shown.done / shown.seconds) if shown.seconds else "-"
+    rate = count(shown.done / shown.seconds) if shown.seconds else "-"
     print(
         f"{facts['symbols']} symbols, {shown.done:,} bars in {shown.seconds:.2f} s "
         f"({rate} bars/s, kernel {manifest['kernel']})"
@@ -156,7 +186,7 @@ def show_plan(job: Job, as_json: bool) -> None:
 
     plan = job.plan
     if as_json:
-        _print_json(asdict(plan))
+        print_json(asdict(plan))
         return
     where = "processes" if plan.processes else "threads"
     print(f"{len(plan.partitions)} partitions on {plan.n_workers} {where}, kernel {job.kernel}")
@@ -238,7 +268,7 @@ def ingest_progress() -> Iterator[Callable[[int, int, int], None]]:
 
         def show(done: int, total: int, rows: int) -> None:
             what = f"reading file {done + 1} of {total}" if done < total else "writing the store"
-            bars.update(task, description=what, completed=done, total=total, rows=_count(rows))
+            bars.update(task, description=what, completed=done, total=total, rows=count(rows))
 
         yield show
 
@@ -246,23 +276,11 @@ def ingest_progress() -> Iterator[Callable[[int, int, int], None]]:
 def show_ingest(report: IngestReport, as_json: bool) -> None:
     """What came in, symbol by symbol: a column for every rule that any row met, what was assumed, what is next."""
     from atc_backtest.stores.base import format_bar
-    from atc_backtest.stores.ingest import DONE, RULES
 
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
         return
-    met = [rule for rule in RULES if any(getattr(symbol, rule) for symbol in report.symbols)]
-    view = Table(box=None, pad_edge=False)
-    view.add_column("symbol")
-    for name in ("rows read", "kept", *(f"{RULES[rule]}: {DONE[rule]}" for rule in met)):
-        view.add_column(name, justify="right")
-    view.add_column("first (UTC)")
-    view.add_column("last (UTC)")
-    for symbol in report.symbols:
-        counts = (symbol.rows_read, symbol.rows_kept, *(getattr(symbol, rule) for rule in met))
-        span = ("-" if ns is None else iso(ns) for ns in (symbol.first_ns, symbol.last_ns))
-        view.add_row(symbol.name, *(f"{count:,}" for count in counts), *span)
-    _console().print(view)
+    _console().print(_rows_view(report.symbols, [()] * len(report.symbols), ()))
     for note in report.notes:
         print(f"note   {note}")
     rows = sum(symbol.rows_read for symbol in report.symbols)
@@ -276,83 +294,49 @@ def show_ingest(report: IngestReport, as_json: bool) -> None:
     print(f"next   atc-backtest backtest {report.store}")
 
 
-@contextmanager
-def counting_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over `total` while the block runs; what it yields takes how many are done, and units so far."""
-    console = _error_console()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=total, said="")
+def _rows_view(symbols: Sequence[SymbolReport], more: Sequence[Sequence[int]], headings: Sequence[str]) -> Table:
+    """A line a symbol: rows read and kept, every rule that any row met, `more` counts under `headings`, the span."""
+    from atc_backtest.stores.ingest import DONE, RULES
 
-        def show(done: int, units: int) -> None:
-            bars.update(task, completed=done, said=f"{done:,} of {total:,}, {_count(units)} {unit}")
-
-        yield show
-
-
-def show_fetch(report: FetchReport, as_json: bool, ingested: IngestReport | None = None) -> None:
-    """What came, what is not there, what failed and why."""
-    if as_json:
-        _print_json(report.to_dict() | ({} if ingested is None else {"ingest": ingested.to_dict()}))
-        return
-    for file in report.failed:
-        print(f"failed   {file.name}: {file.reason} (tries: {file.tries}; {file.url})")
-    if report.missing:
-        more = "" if len(report.missing) <= MISSING_SHOWN else ", ... (all with --json)"
-        print(f"missing  {len(report.missing):,}: {', '.join(report.missing[:MISSING_SHOWN])}{more}")
-    for note in report.notes:
-        print(f"note     {note}")
-    resumed = f" ({report.resumed:,} gone on with)" if report.resumed else ""
-    print(
-        f"fetched  {report.fetched:,}{resumed}, skipped {report.skipped:,}, missing {len(report.missing):,}, "
-        f"failed {len(report.failed):,}: {_count(report.n_bytes)}B in {report.seconds:.2f} s into {report.folder}"
-    )
-    if not report.ok:
-        print("next     the same command again: what is there is skipped" if report.failed else "none of them is there")
-    elif ingested is None:
-        print(f"next     atc-backtest ingest {report.folder} --store STORE")
-    else:
-        show_ingest(ingested, as_json)
-
-
-def show_store(info: StoreInfo, as_json: bool) -> None:
-    """A store's header and its symbols."""
-    from atc_backtest.stores.base import format_bar
-
-    if as_json:
-        _print_json(asdict(info))
-        return
-    print(f"{info.path}: version {info.version}, bars of {format_bar(info.bar_ns)}, calendar {info.calendar}")
-    print(f"{len(info.symbols)} symbols x {info.n_bars:,} bars; fields {', '.join(info.fields)}; chunks {info.chunk}")
+    met = [rule for rule in RULES if any(getattr(symbol, rule) for symbol in symbols)]
     view = Table(box=None, pad_edge=False)
-    for name, justify in (("symbol", "left"), ("bars", "right"), ("first", "left"), ("last", "left")):
-        view.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for symbol in info.symbols:
-        view.add_row(symbol.name, f"{symbol.n_bars:,}", iso(symbol.first_ns), iso(symbol.last_ns))
-    _console().print(view)
+    view.add_column("symbol")
+    for name in ("rows read", "kept", *(f"{RULES[rule]}: {DONE[rule]}" for rule in met), *headings):
+        view.add_column(name, justify="right")
+    view.add_column("first (UTC)")
+    view.add_column("last (UTC)")
+    for symbol, others in zip(symbols, more, strict=True):
+        counts = (symbol.rows_read, symbol.rows_kept, *(getattr(symbol, rule) for rule in met), *others)
+        span = ("-" if ns is None else iso(ns) for ns in (symbol.first_ns, symbol.last_ns))
+        view.add_row(symbol.name, *(f"{count:,}" for count in counts), *span)
+    return view
 
 
-def show_synth(report: SynthReport, as_json: bool) -> None:
-    """What was made, and how fast."""
+def show_append(report: AppendReport, as_json: bool) -> None:
+    """What came in, symbol by symbol, and of it what the store had, lacked, and had otherwise."""
     from atc_backtest.stores.base import format_bar
 
-    spec = report.spec
     if as_json:
-        _print_json(asdict(report) | {"store": str(report.store)})
+        print_json(report.to_dict())
         return
-    bars = spec.n_symbols * spec.n_bars
+    counts = [(one.identical, one.new, one.corrected) for one in report.symbols]
+    view = _rows_view([one.rows for one in report.symbols], counts, ("identical", "new", "corrected"))
+    _console().print(view)
+    for note in report.notes:
+        print(f"note   {note}")
+    rows = sum(one.rows.rows_read for one in report.symbols)
+    print(f"read   {rows:,} rows of {report.files} file{'' if report.files == 1 else 's'} in {report.seconds:.2f} s")
+    written = report.version > report.version_before
     print(
-        f"store  {report.store}: {spec.n_symbols:,} symbols x {spec.n_bars:,} bars of {format_bar(spec.bar_ns)}, "
-        f"{', '.join(spec.fields)}; {report.n_present / bars:.1%} of the bars are there"
+        f"store  {report.store}: {'' if written else 'nothing new, still '}version {report.version}, "
+        f"{report.n_bars:,} bars of {format_bar(report.bar_ns)}"
     )
-    print(f"made   in {report.seconds:.2f} s ({_count(bars / report.seconds)} bars/s), seed {spec.seed}")
-    print(f"next   atc-backtest backtest {report.store}")
 
 
 def show_diagnosis(findings: Sequence[Finding], as_json: bool) -> None:
     """One line a finding, its remedy below it."""
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
         return
     marks = {True: "ok", False: "MISSING", None: "-"}
     for finding in findings:

@@ -26,7 +26,7 @@ from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_p
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
 from atc_backtest.pipelines.runs import Basis, Run, create_run, discard_unfinished, open_run, resume_job
 from atc_backtest.stores.base import StoreInfo
-from atc_backtest.stores.zarr_store import open_store
+from atc_backtest.stores.opening import absolute, open_store
 
 PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
@@ -66,7 +66,7 @@ class Progress:
     advanced: Callable[[int], None] = lambda bars: None
 
 
-def prepare(store: Path, out: Path, sets: Sequence[RunConfig], options: Options) -> Job:
+def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Options) -> Job:
     """Everything about a run that can be known, and refused, before any work."""
     if not sets:
         raise ConfigError("no parameter set given: a run needs at least one.")
@@ -83,8 +83,9 @@ def prepare(store: Path, out: Path, sets: Sequence[RunConfig], options: Options)
     n_workers = options.workers or options.threads or os.cpu_count() or 1
     clustered = options.workers is not None or options.scheduler is not None
     job = Job(
-        store=store.resolve(),
+        store=absolute(store),
         run=out.resolve(),
+        store_id=info.id,
         store_version=info.version,
         symbols=tuple(symbol.name for symbol in info.symbols),
         sets=tuple(sets),
@@ -99,7 +100,7 @@ def prepare(store: Path, out: Path, sets: Sequence[RunConfig], options: Options)
 
 
 def backtest(
-    store: Path,
+    store: str | Path,
     out: Path,
     sets: Sequence[RunConfig],
     options: Options | None = None,
@@ -112,7 +113,7 @@ def backtest(
     """
     options, progress = options or Options(), progress or Progress()
     job = prepare(store, out, sets, options)
-    info = open_store(store).info
+    info = open_store(store, job.store_version).info
     if options.resume:
         discard_unfinished(job.run)
     else:

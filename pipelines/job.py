@@ -20,12 +20,14 @@ SERIES = ("signals", "equity", "trades")
 class Job:
     """A run, resolved: workers read nothing else but the store.
 
+    `store`: an absolute path or a URL; its id and version name the prices that the run began with.
     `symbols`: every symbol of the store by position. `sets`: the parameter sets; a set's position
     is its `param_id`. `bars_per_year`: one per set.
     """
 
-    store: Path
+    store: str
     run: Path
+    store_id: str
     store_version: int
     symbols: tuple[str, ...]
     sets: tuple[RunConfig, ...]

@@ -34,7 +34,7 @@ from atc_backtest.pipelines.parts import (
 )
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.stores.base import Store
-from atc_backtest.stores.zarr_store import open_store
+from atc_backtest.stores.opening import open_store
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -74,13 +74,14 @@ def needed_fields(sets: Sequence[Rules], sources: Sequence[str], save: Sequence[
 def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
     """Compute and commit every part of `partition`; the metrics part comes last and marks it done.
 
-    Raises `StoreError` when the store is not the version the run began with.
+    It reads the version that the run began with, also when the store has gone on since. Raises `StoreError`
+    when that version is no longer kept, or another store is there now.
     """
-    store = open_store(job.store)
-    if store.info.version != job.store_version:
+    store = open_store(job.store, job.store_version)
+    if store.info.id != job.store_id:
         raise StoreError(
-            f"{job.store} is at version {store.info.version}, the run began with {job.store_version}: "
-            "a run over changed prices would mix both. Start a new run."
+            f"{job.store} is another store than the one the run began with: a run over changed prices would mix both. "
+            "Start a new run."
         )
     stream = _Stream(job, partition, store)
     with ExitStack() as stack:
@@ -139,7 +140,7 @@ class _Stream:
         size = self._job.plan.block_bars
         for at in range(0, stop - start, size):
             cut = slice(at, min(at + size, stop - start))
-            yield ts[cut], {name: np.ascontiguousarray(values[:, cut]) for name, values in slab.items()}
+            yield ts[cut], {name: np.require(values[:, cut], requirements=["C", "W"]) for name, values in slab.items()}
 
     def advance(self, ts: I64, block: Fields, writers: dict[str, PartWriter]) -> int:
         """One block through kernels and accounts; the present bars times sets that were done."""

@@ -61,7 +61,7 @@ def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "store": {"path": str(job.store), "version": job.store_version},
+        "store": {"path": job.store, "id": job.store_id, "version": job.store_version},
         "symbols": list(job.symbols),
         "sets": [
             {"config": config.to_dict(), "digest": config.digest(), "bars_per_year": bars} | asdict(basis)
@@ -148,6 +148,7 @@ def resume_job(job: Job) -> Job:
     run = open_run(job.run)
     begun = run.manifest
     now: dict[str, Any] = {
+        "store": (begun["store"].get("id"), job.store_id),
         "store version": (begun["store"]["version"], job.store_version),
         "symbols": (begun["symbols"], list(job.symbols)),
         "settings": ([one["digest"] for one in begun["sets"]], [config.digest() for config in job.sets]),

@@ -6,8 +6,33 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from prices import tick_walk
 
 from atc_backtest.stores.zarr_store import create_store, open_store
+
+HOUR = 3600 * 10**9
+FIELDS = ("open", "high", "low", "close", "volume")
+Blocks = dict[str, NDArray[np.float64]]
+
+
+def blocks(n_symbols: int, n_bars: int, seed: int = 0) -> Blocks:
+    """All fields of walks with gaps."""
+    close = np.stack([tick_walk(n_bars, seed + s) for s in range(n_symbols)])
+    close[:, 3::7] = np.nan
+    rng = np.random.default_rng(seed)
+    found = {name: close * factor for name, factor in zip(FIELDS, (1.0, 1.1, 0.9, 1.0, 1.0), strict=True)}
+    found["volume"] = np.where(np.isnan(close), np.nan, rng.integers(0, 10**6, close.shape) / 7)
+    return found
+
+
+def cut(found: Blocks, symbols: slice | list[int], bars: slice) -> Blocks:
+    """A part of some blocks."""
+    return {name: np.ascontiguousarray(block[symbols, bars]) for name, block in found.items()}
+
+
+def hours(start: int, n: int) -> NDArray[np.int64]:
+    """Open times of n hourly bars from a fixed day on."""
+    return (np.arange(start, start + n) + 400_000) * HOUR
 
 
 def fill_store(

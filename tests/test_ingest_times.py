@@ -143,7 +143,9 @@ def test_epoch_numbers_on_a_wall_clock(tmp_path: Path) -> None:
     [
         (["20240101", "20240102"], ("20240101", "no epoch number", "ISO 8601")),
         (["99999999999", "99999999998"], ("99999999999", "no epoch number")),
-        (["01/02/2024", "01/03/2024"], ("'01/02/2024'", "not a time", "ISO 8601", "--column ts=NAME")),
+        (["01/02/24", "01/03/24"], ("'01/02/24'", "not a time", "ISO 8601", "--column ts=NAME")),
+        (["01/02/2024", "01/03/2024"], ("01/02/2024", "day from month", "--date-format '%d/%m/%Y'", "'%m/%d/%Y'")),
+        (["01/13/2024", "13/01/2024"], ("'time'", "in some rows")),
         (["09:30", "09:31"], ("'09:30'", "not a time")),
         (["2024-01-01T00:00Z", "2024-01-01T01:00"], ("'time'", "mixes kinds", "one kind a file")),
         (["2024-01-01", "1704067200"], ("'time'", "mixes kinds")),

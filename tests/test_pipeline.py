@@ -217,8 +217,9 @@ def test_fields_that_a_store_lacks_are_named(tmp_path: Path) -> None:
 def test_the_manifest_says_what_was_run(store: Path, tmp_path: Path) -> None:
     run(store, tmp_path / "run", kernel="numba", symbols=("S000",))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    info = open_store(store).info
     assert manifest["kernel"] == "numba"
-    assert manifest["store"] == {"path": str(store), "version": open_store(store).info.version}
+    assert manifest["store"] == {"path": str(store), "id": info.id, "version": info.version}
     assert {"atc-backtest", "numba", "zarr"} <= set(manifest["versions"])
     assert manifest["sets"][0]["bars_per_year"] == 8766
     assert (manifest["sets"][0]["calendar"], manifest["sets"][0]["fill"]) == ("24/7", "next_open")

@@ -1,38 +1,25 @@
-"""What every store must do: the conformance suite, and what is particular to Zarr."""
+"""What every store must do: the conformance suite over each of them."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from filling import FIELDS, HOUR, Blocks, blocks, cut, hours
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prices import tick_walk
 
 from atc_backtest.errors import DataError, StoreError
-from atc_backtest.stores.base import WritableStore
-from atc_backtest.stores.zarr_store import create_store, new_store, open_store
-
-HOUR = 3600 * 10**9
-FIELDS = ("open", "high", "low", "close", "volume")
-
-
-def blocks(n_symbols: int, n_bars: int, seed: int = 0) -> dict[str, np.ndarray]:
-    close = np.stack([tick_walk(n_bars, seed + s) for s in range(n_symbols)])
-    close[:, 3::7] = np.nan
-    rng = np.random.default_rng(seed)
-    found = {name: close * factor for name, factor in zip(FIELDS, (1.0, 1.1, 0.9, 1.0, 1.0), strict=True)}
-    found["volume"] = np.where(np.isnan(close), np.nan, rng.integers(0, 10**6, close.shape) / 7)
-    return found
-
-
-def hours(start: int, n: int) -> np.ndarray:
-    return (np.arange(start, start + n) + 400_000) * HOUR
+from atc_backtest.stores import upkeep
+from atc_backtest.stores.base import Store, SymbolInfo, WritableStore, Writer
+from atc_backtest.stores.memmap_store import create_memmap
+from atc_backtest.stores.opening import open_store
+from atc_backtest.stores.verification import verify
+from atc_backtest.stores.zarr_store import create_store
+from atc_backtest.stores.zarr_store import open_group as zarr_group
 
 
 class Conformance:
@@ -61,8 +48,8 @@ class Conformance:
                     block = found.read(field, symbols, bars)
                     assert block.flags.c_contiguous
                     assert block.dtype == np.float64
-                    cut = wanted[field][slice(*symbols), slice(*bars)]
-                    assert block.tobytes() == np.ascontiguousarray(cut).tobytes()
+                    part = wanted[field][slice(*symbols), slice(*bars)]
+                    assert block.tobytes() == np.ascontiguousarray(part).tobytes()
             assert np.array_equal(found.ts(100, 200), hours(100, 100))
 
     def test_symbols_know_their_present_bars(self, store: WritableStore) -> None:
@@ -158,7 +145,165 @@ class Conformance:
         with pytest.raises(DataError, match="no field 'vwap': it holds open"):
             store.read("vwap", (0, 0), (0, 0))
 
-    @settings(max_examples=15)
+    def test_one_block_of_calls_is_one_version(self, store: WritableStore) -> None:
+        wanted = blocks(3, 60)
+        with store.writing() as writer:
+            for start in range(0, 60, 20):
+                writer.append(hours(start, 20), ["A", "B", "C"], cut(wanted, slice(3), slice(start, start + 20)))
+            assert writer.info.version == 1
+            assert np.array_equal(writer.ts(0, 60), hours(0, 60))
+            assert self.same(writer, wanted)
+            assert self.reopened(store).info.n_bars == 0
+        assert store.info.version == self.reopened(store).info.version == 1
+        assert self.same(self.reopened(store), wanted)
+
+    def test_a_block_that_raises_or_changes_nothing_commits_nothing(self, store: WritableStore) -> None:
+        wanted = blocks(2, 30)
+        store.append(hours(0, 30), ["A", "B"], wanted)
+        with pytest.raises(DataError, match="no bar at ts"), store.writing() as writer:  # noqa: PT012
+            writer.append(hours(30, 30), ["A", "B"], blocks(2, 30, seed=5))
+            writer.correct(hours(70, 1), ["A"], cut(wanted, [0], slice(1)))
+        with store.writing() as writer:
+            writer.merge(hours(0, 30), ["A", "B"], wanted)
+            writer.correct(hours(4, 3), ["B"], cut(wanted, [1], slice(4, 7)))
+            writer.add_times(hours(3, 9))
+        assert self.reopened(store).info.version == 1
+        assert self.same(self.reopened(store), wanted)
+
+    def test_corrections_take_what_they_say_and_missing_bars_with_it(self, store: WritableStore) -> None:
+        wanted = blocks(3, 50)
+        store.append(hours(0, 50), ["A", "B", "C"], wanted)
+        other = cut(blocks(2, 50, seed=7), slice(2), slice(10, 20))
+        for block in other.values():
+            block[0, :] = np.nan
+        with store.writing() as writer:
+            writer.correct(hours(10, 10), ["C", "A"], other)
+            with pytest.raises(DataError, match=r"no bar at ts \d+: correct times it has, merge others"):
+                writer.correct(hours(45, 10), ["C", "A"], other)
+        for name, block in wanted.items():
+            block[2, 10:20], block[0, 10:20] = other[name][0], other[name][1]
+        assert self.same(self.reopened(store), wanted)
+        self.check_symbols(self.reopened(store), wanted)
+
+    def test_a_symbol_that_loses_its_first_and_last_bars_knows_it(self, store: WritableStore) -> None:
+        wanted = blocks(1, 40)
+        store.append(hours(0, 40), ["A"], wanted)
+        nothing = {name: np.full((1, 12), np.nan) for name in FIELDS}
+        with store.writing() as writer:
+            writer.correct(hours(0, 12), ["A"], nothing)
+            writer.correct(hours(28, 12), ["A"], nothing)
+        for block in wanted.values():
+            block[:, :12] = block[:, 28:] = np.nan
+        self.check_symbols(self.reopened(store), wanted)
+        with store.writing() as writer:
+            writer.correct(hours(12, 16), ["A"], {name: np.full((1, 16), np.nan) for name in FIELDS})
+        assert self.reopened(store).info.symbols == (SymbolInfo("A", 0, 0, 0),)
+
+    @settings(max_examples=12, suppress_health_check=[HealthCheck.differing_executors])
+    @given(data=st.data())
+    def test_merging_in_any_order_is_as_if_it_had_come_at_once(
+        self, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        store = self.fresh(tmp_path_factory.mktemp("s"))
+        wanted, names = blocks(5, 60, seed=3), list("ABCDE")
+        cells = [(row, start) for row in range(5) for start in range(0, 60, 12)]
+        order = data.draw(st.permutations(cells))
+        sizes = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=9))
+        at = 0
+        while at < len(order):
+            size = sizes[at % len(sizes)]
+            with store.writing() as writer:
+                for row, start in order[at : at + size]:
+                    writer.merge(hours(start, 12), [names[row]], cut(wanted, [row], slice(start, start + 12)))
+            at += size
+        found = self.reopened(store)
+        rows = [names.index(symbol.name) for symbol in found.info.symbols]
+        expected = cut(wanted, rows, slice(60))
+        assert np.array_equal(found.ts(0, 60), hours(0, 60))
+        assert self.same(found, expected)
+        self.check_symbols(found, expected)
+
+    def test_what_is_merged_over_keeps_what_it_has_where_there_is_nothing_new(self, store: WritableStore) -> None:
+        old, new = blocks(2, 30), blocks(2, 30, seed=11)
+        for block in new.values():
+            block[:, ::2] = np.nan
+        store.append(hours(0, 30), ["A", "B"], old)
+        with store.writing() as writer:
+            writer.merge(hours(0, 30), ["A", "B"], new)
+        taken = ~np.isnan(new["close"])
+        assert self.same(store, {name: np.where(taken, new[name], old[name]) for name in FIELDS})
+
+    def same(self, store: Store | Writer, wanted: Blocks) -> bool:
+        n_symbols, n_bars = wanted["close"].shape
+        assert (len(store.info.symbols), store.info.n_bars) == (n_symbols, n_bars)
+        found = {name: store.read(name, (0, n_symbols), (0, n_bars)) for name in wanted}
+        return all(found[name].tobytes() == np.ascontiguousarray(wanted[name]).tobytes() for name in wanted)
+
+    def check_symbols(self, store: WritableStore, wanted: Blocks) -> None:
+        ts = store.ts(0, store.info.n_bars)
+        for symbol, close in zip(store.info.symbols, wanted["close"], strict=True):
+            present = np.flatnonzero(~np.isnan(close))
+            span = (int(ts[present[0]]), int(ts[present[-1]])) if present.size else (0, 0)
+            assert (symbol.n_bars, symbol.first_ns, symbol.last_ns) == (present.size, *span)
+
+    def test_a_second_writer_is_refused_and_told_who_writes(self, store: WritableStore) -> None:
+        other = self.reopened(store)
+        with store.writing() as writer:
+            writer.append(hours(0, 5), ["A"], blocks(1, 5))
+            with pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on .*since"):
+                other.append(hours(0, 5), ["A"], blocks(1, 5))
+        with pytest.raises(StoreError, match="at version 1, this writer opened 0: another writer was faster"):
+            other.append(hours(5, 5), ["A"], blocks(1, 5))
+        assert self.reopened(store).info.version == 1
+
+    def test_history_rollback_and_back(self, store: WritableStore) -> None:
+        first, second = blocks(2, 30), blocks(3, 40, seed=4)
+        store.append(hours(0, 30), ["A", "B"], first)
+        with store.writing() as writer:
+            writer.merge(hours(0, 40), ["A", "B", "C"], second)
+        place = store.info.path
+        merged = {name: store.read(name, (0, 3), (0, 40)) for name in FIELDS}
+        upkeep.rollback(place, 1)
+        assert self.same(self.reopened(store), first)
+        upkeep.rollback(place, 2)
+        assert self.same(self.reopened(store), merged)
+        upkeep.rollback(place, 3)
+        assert self.same(self.reopened(store), first)
+        assert self.reopened(store).info.version == 5
+        assert [one.commit.version for one in upkeep.history(place)] == [0, 1, 2, 3, 4, 5]
+        assert upkeep.history(place)[-1].commit.what == "rollback to version 3"
+        assert verify(place).damage == ()
+        with pytest.raises(StoreError, match="has no version 9: it keeps 0, 1, 2, 3, 4, 5"):
+            upkeep.rollback(place, 9)
+
+    def test_old_versions_go_when_they_are_dropped(self, store: WritableStore) -> None:
+        wanted = blocks(2, 40)
+        for start in range(0, 40, 10):
+            store.append(hours(start, 10), ["A", "B"], cut(wanted, slice(2), slice(start, start + 10)))
+        done = upkeep.compact(store.info.path, keep=2)
+        assert done.dropped == (0, 1, 2)
+        assert done.freed_bytes > 0
+        assert [one.kept for one in upkeep.history(store.info.path)] == [False] * 3 + [True] * 2
+        assert verify(store.info.path).versions == (3, 4)
+        assert verify(store.info.path).damage == ()
+        assert upkeep.repair(store.info.path).removed == ()
+        assert self.same(self.reopened(store), wanted)
+        with pytest.raises(StoreError, match="has no version 1: it keeps 3, 4"):
+            upkeep.rollback(store.info.path, 1)
+
+    def test_zarr_reads_what_is_committed(self, store: WritableStore) -> None:
+        wanted = blocks(70, 300)
+        store.append(hours(0, 300), [f"S{i}" for i in range(70)], wanted)
+        group = zarr_group(store.info.path)
+        assert np.array_equal(group["ts"][:], hours(0, 300))
+        for band in ("history", "tail"):
+            for array in group[band].array_values():
+                for at, field in enumerate(array.attrs["fields"]):
+                    found = array[at] if array.ndim == 3 else array[:]
+                    assert found.tobytes() == wanted[field][:, : found.shape[1]].tobytes()
+                    assert found.shape[1] in (0, 300)
+
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.differing_executors])
     @given(values=st.lists(st.floats(5e-324, 1.7e308), min_size=1, max_size=40))
     def test_adversarial_floats_survive(self, values: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
         store = self.fresh(tmp_path_factory.mktemp("s"))
@@ -179,102 +324,21 @@ class TestZarrStore(Conformance):
         return create_store(folder / "prices.zarr", bar_ns=HOUR, calendar="24/7", fields=FIELDS)
 
     def reopened(self, store: WritableStore) -> WritableStore:
-        return open_store(Path(store.info.path))
+        return open_store(store.info.path)
 
 
-def test_what_a_killed_append_wrote_is_never_a_price(tmp_path: Path) -> None:
-    path = tmp_path / "prices.zarr"
-    store = create_store(path, bar_ns=HOUR, calendar="24/7", fields=("close",))
-    store.append(hours(0, 20), ["A", "B"], {"close": blocks(2, 20)["close"]})
-    program = f"""
-import os, numpy as np
-from pathlib import Path
-from atc_backtest.stores import zarr_store
-zarr_store._commit = lambda *args: os.kill(os.getpid(), 9)
-ts = (np.arange(20, 30) + 400_000) * {HOUR}
-zarr_store.open_store(Path({str(path)!r})).append(ts, ["B", "C"], {{"close": np.full((2, 10), 7.0)}})
-"""
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
-    assert open_store(path).info.n_bars == 20
-    open_store(path).append(hours(20, 5), ["A"], {"close": np.full((1, 5), 3.0)})
-    open_store(path).append(hours(25, 5), ["A", "D"], {"close": np.full((2, 5), 4.0)})
-    found = open_store(path)
-    assert [s.name for s in found.info.symbols] == ["A", "B", "D"]
-    assert np.isnan(found.read("close", (1, 2), (20, 30))).all()
-    assert np.isnan(found.read("close", (2, 3), (0, 25))).all()
-    assert (found.read("close", (2, 3), (25, 30)) == 4.0).all()
+class TestRawZarrStore(TestZarrStore):
+    def fresh(self, folder: Path) -> WritableStore:
+        return create_store(folder / "prices.zarr", bar_ns=HOUR, calendar="24/7", fields=FIELDS, codec="raw")
 
 
-def test_the_time_axis_grows_beyond_its_spare_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atc_backtest.stores.zarr_store.SPARE_CHUNKS", 0)
-    store = create_store(tmp_path / "s", bar_ns=HOUR, calendar="24/7", fields=("close",))
-    close = np.stack([tick_walk(40_000, s) for s in range(3)])
-    for start in range(0, 40_000, 10_000):
-        part = np.ascontiguousarray(close[:, start : start + 10_000])
-        store.append(hours(start, 10_000), ["A", "B", "C"], {"close": part})
-    assert np.array_equal(open_store(tmp_path / "s").read("close", (0, 3), (0, 40_000)), close)
+class TestMemmapStore(TestZarrStore):
+    def fresh(self, folder: Path) -> WritableStore:
+        return create_memmap(folder / "hot", bar_ns=HOUR, calendar="24/7", fields=FIELDS)
 
 
-def build(path: Path, fail: bool = False, overwrite: bool = False) -> None:
-    close = tick_walk(30, 1)[None]
-    with new_store(
-        path, bar_ns=HOUR, calendar="XNYS", fields=("close",), symbols=["A"], ts=hours(0, 30), overwrite=overwrite
-    ) as writer:
-        writer.write("close", (0, 1), (0, 30), close)
-        if fail:
-            raise KeyboardInterrupt
+class TestZarrStoreInMemory(TestZarrStore):
+    """The same behind a URL."""
 
-
-def test_a_store_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "prices.zarr"
-    with pytest.raises(KeyboardInterrupt):
-        build(path, fail=True)
-    assert list(tmp_path.iterdir()) == []
-    build(path)
-    with pytest.raises(KeyboardInterrupt):
-        build(path, fail=True, overwrite=True)
-    assert [p.name for p in tmp_path.iterdir()] == ["prices.zarr"]
-    info = open_store(path).info
-    assert (info.n_bars, info.calendar, info.version) == (30, "XNYS", 1)
-    assert info.symbols[0].n_bars == 30
-
-
-def test_nothing_that_is_in_the_way_is_touched(tmp_path: Path) -> None:
-    path = tmp_path / "prices.zarr"
-    build(path)
-    with pytest.raises(StoreError, match="already holds a store: choose another path, or replace it with --overwrite"):
-        build(path)
-    build(path, overwrite=True)
-    assert open_store(path).info.version == 2
-    other = tmp_path / "thesis"
-    other.mkdir()
-    with pytest.raises(StoreError, match="is not a store: choose another path; nothing was touched"):
-        build(other, overwrite=True)
-    with pytest.raises(DataError, match="a store holds close"):
-        create_store(tmp_path / "x", bar_ns=HOUR, calendar="24/7", fields=("open",))
-
-
-def test_what_is_no_store_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"absent is not a store .*atc-backtest ingest"):
-        open_store(tmp_path / "absent")
-    path = tmp_path / "s"
-    build(path)
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
-    with pytest.raises(StoreError, match="store format 99, this program reads 1"):
-        open_store(path)
-    (path / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "chunk"}))
-    with pytest.raises(StoreError, match=r"is damaged: its manifest\.json lacks 'chunk'"):
-        open_store(path)
-    (path / "manifest.json").write_text("{}")
-    with pytest.raises(StoreError, match="of another kind"):
-        open_store(path)
-
-
-def test_a_second_writer_that_was_faster_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    create_store(path, bar_ns=HOUR, calendar="24/7", fields=("close",))
-    one, other = open_store(path), open_store(path)
-    one.append(hours(0, 5), ["A"], {"close": np.ones((1, 5))})
-    with pytest.raises(StoreError, match="at version 1, this writer opened 0: another writer was faster"):
-        other.append(hours(5, 5), ["A"], {"close": np.ones((1, 5))})
+    def fresh(self, folder: Path) -> WritableStore:
+        return create_store(f"memory:/{folder}/prices.zarr", bar_ns=HOUR, calendar="24/7", fields=FIELDS)

@@ -1,8 +1,9 @@
-"""Price files in, one store out. Streams: memory holds one batch, one symbol's rows or one block of bars.
+"""Price files in, one store out. Streams: memory holds a batch a thread, one symbol's times or one block of bars.
 
-    sources     files (.csv, .csv.gz, .zip of CSV, .parquet) or folders of them, read in the order of their names
+    sources     files (.csv, .csv.gz, .zip of CSV, .parquet, .feather, .arrow, .json of rows) or folders of them, in
+                the order of their names; the archives of Binance, freqtrade and Lean are known by their names
     columns     time, symbol, open, high, low, close, volume, recognised by name or named by `columns`
-    store       every symbol that kept rows, the fields that all files have, the union of all open times
+    store       every symbol that kept rows, the fields that all their files have, the union of all open times
 
 What happens to a row, in this order, each counted per symbol. `strict` refuses where it says (strict).
 
@@ -26,13 +27,28 @@ What happens to a row, in this order, each counted per symbol. `strict` refuses 
 
 Nothing is filled or invented: a symbol without a row at some time has no bar there. Times with an offset and
 epoch numbers are instants; times without one need `tz`; epoch numbers that show a wall clock need `wall_clock`
-and `tz`. What was recognised, left out or assumed is said in the report's notes.
+and `tz`; dates such as 01/02/2024 are read where the whole column tells day from month, or `date_format` does.
+What was recognised, left out or assumed is said in the report's notes.
+
+`append` brings rows into a store that is there, by the same rules: what it lacks is added, what it has is
+compared, and rows that disagree are refused, or with `correct` written over what is there.
 """
 
 from __future__ import annotations
 
+from atc_backtest.stores.ingest.appending import append
 from atc_backtest.stores.ingest.driver import ingest
 from atc_backtest.stores.ingest.options import IngestOptions
-from atc_backtest.stores.ingest.report import DONE, RULES, IngestReport, SymbolReport
+from atc_backtest.stores.ingest.report import DONE, RULES, AppendedSymbol, AppendReport, IngestReport, SymbolReport
 
-__all__ = ["DONE", "RULES", "IngestOptions", "IngestReport", "SymbolReport", "ingest"]
+__all__ = [
+    "DONE",
+    "RULES",
+    "AppendReport",
+    "AppendedSymbol",
+    "IngestOptions",
+    "IngestReport",
+    "SymbolReport",
+    "append",
+    "ingest",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ WEEK_NS = 7 * 86_400 * 10**9
 
 @dataclass(frozen=True)
 class Series:
-    """One symbol's file after cleaning: n rows, ts strictly increasing. bar_ns: None for a single row."""
+    """One symbol's file after cleaning: n rows, ts strictly increasing. bar_ns: None for a single row.
+
+    step_ns is what divides all steps between rows; 0 for a single row.
+    """
 
     name: str
     path: Path
@@ -28,6 +32,7 @@ class Series:
     first_ns: int
     last_ns: int
     bar_ns: int | None
+    step_ns: int
 
 
 def clean(
@@ -39,18 +44,28 @@ def clean(
     strict  `DataError` for the first row out of order or doubled
     """
     counts: Counter[str] = Counter()
-    if not _is_increasing(path, dtype):
+    found = _scan(name, path, dtype)
+    if found is None:
         counts = _mend(name, path, dtype, zone, strict)
+        found = _scan(name, path, dtype)
+        assert found is not None  # it was put in order
+    return found, counts
+
+
+def _scan(name: str, path: Path, dtype: np.dtype[np.void]) -> Series | None:
+    """The series in a file, or None where its times do not increase."""
     steps: Counter[int] = Counter()
     n, first, last = 0, 0, 0
     for piece in pieces(path, dtype):
-        ts = piece["ts"]
+        ts = np.ascontiguousarray(piece["ts"])
         first = first if n else int(ts[0])
-        found, repeats = np.unique(np.diff(ts, prepend=last if n else ts[0])[0 if n else 1 :], return_counts=True)
-        steps.update(dict(zip(found.tolist(), repeats.tolist(), strict=True)))
+        between = np.diff(ts, prepend=last) if n else np.diff(ts)
+        if between.size and between.min() <= 0:
+            return None
+        _count(between, steps)
         n, last = n + ts.size, int(ts[-1])
     bar = min(steps, key=lambda step: (-steps[step], step)) if steps else None
-    return Series(name, path, n, first, last, bar), counts
+    return Series(name, path, n, first, last, bar, math.gcd(*steps))
 
 
 def off_grid(series: Series, dtype: np.dtype[np.void], bar_ns: int, zone: Zone | None) -> int:
@@ -59,24 +74,22 @@ def off_grid(series: Series, dtype: np.dtype[np.void], bar_ns: int, zone: Zone |
     Counted on the wall clock of `zone`, else UTC, so that daily bars of a place stay on their grid the
     year round. None beyond a week: months differ in length.
     """
-    if bar_ns > WEEK_NS:
+    if bar_ns > WEEK_NS or (zone is None and series.step_ns % bar_ns == 0):
         return 0
     phases: Counter[int] = Counter()
     for piece in pieces(series.path, dtype):
         shown = piece["ts"] if zone is None else zone.clock(piece["ts"]).to_local(piece["ts"])
-        found, repeats = np.unique(shown % bar_ns, return_counts=True)
-        phases.update(dict(zip(found.tolist(), repeats.tolist(), strict=True)))
+        _count(shown % bar_ns, phases)
     return series.n - max(phases.values())
 
 
-def _is_increasing(path: Path, dtype: np.dtype[np.void]) -> bool:
-    last = None
-    for piece in pieces(path, dtype):
-        ts = piece["ts"]
-        if (last is not None and ts[0] <= last) or (ts[1:] <= ts[:-1]).any():
-            return False
-        last = ts[-1]
-    return True
+def _count(values: I64, counts: Counter[int]) -> None:
+    """Most often they are all the same: no need to sort them."""
+    if values.size and (values == values[0]).all():
+        counts[int(values[0])] += values.size
+        return
+    found, repeats = np.unique(values, return_counts=True)
+    counts.update(dict(zip(found.tolist(), repeats.tolist(), strict=True)))
 
 
 def _mend(name: str, path: Path, dtype: np.dtype[np.void], zone: Zone | None, strict: bool) -> Counter[str]:

@@ -27,17 +27,27 @@ NAMES = {
 TIME_UNITS = ("ns", "us", "ms", "s")
 """May end the name of a time: `timestamp_ms`."""
 
+DATE_NAMES = ("date", "day", "dt", "tradingday", "tradedate")
+CLOCK_NAMES = ("time", "t", "timeofday", "bartime")
+"""One of each, side by side, are a date and its time of day, if their first row agrees."""
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions of the columns that are read; `values` in the order of `FIELDS`, `close` always among them."""
+    """Positions of the columns that are read; `values` in the order of `FIELDS`, `close` always among them.
+
+    clock   the column of the time of day where `ts` holds the date alone
+    named   the user named both, so that no row need agree
+    """
 
     ts: int
     symbol: int | None
     values: Mapping[str, int]
+    clock: int | None = None
+    named: bool = False
 
     def used(self) -> set[int]:
-        return {self.ts, *self.values.values()} | (set() if self.symbol is None else {self.symbol})
+        return {self.ts, *self.values.values()} | {i for i in (self.symbol, self.clock) if i is not None}
 
 
 def recognise(columns: Sequence[str], overrides: Mapping[str, str], label: str) -> Layout:
@@ -45,18 +55,22 @@ def recognise(columns: Sequence[str], overrides: Mapping[str, str], label: str) 
 
     `DataError` without a time or a close, when two columns could be one field, or an override is not there.
     """
-    at = {field: _named(columns, name, field, label) for field, name in overrides.items()}
-    taken = set(at.values())
+    at = {field: _named(columns, name, field, label) for field, name in overrides.items() if field != "ts"}
+    clock = None
+    if "ts" in overrides:
+        name = overrides["ts"]
+        parts = [name] if name in columns or name.count("+") != 1 else name.split("+")
+        at["ts"], *others = (_named(columns, part, "ts", label) for part in parts)
+        clock = others[0] if others else None
+    taken = {*at.values(), *(() if clock is None else (clock,))}
     for field in NAMES:
         if field not in at:
             found = [i for i, name in enumerate(columns) if i not in taken and _is(field, name)]
-            if len(found) > 1:
-                names = " and ".join(repr(columns[i]) for i in found)
-                raise DataError(
-                    f"{label}: the columns {names} could all be {field}: choose one, e.g. "
-                    f"--column {field}={columns[found[0]]!r}."
-                )
-            if found:
+            if field == "ts" and len(found) == 2 and (pair := _date_and_clock(columns, found)):
+                at[field], clock = pair
+            elif len(found) > 1:
+                raise ambiguous(columns, found, field, label)
+            elif found:
                 at[field] = found[0]
     for field in ("ts", "close"):
         if field not in at:
@@ -65,7 +79,22 @@ def recognise(columns: Sequence[str], overrides: Mapping[str, str], label: str) 
                 f"{label}: no column is recognised as {field}; the columns are {listed(columns)}. "
                 f"Known names are {known} and alike; name another with --column {field}=NAME."
             )
-    return Layout(at["ts"], at.get("symbol"), {field: at[field] for field in FIELDS if field in at})
+    values = {field: at[field] for field in FIELDS if field in at}
+    return Layout(at["ts"], at.get("symbol"), values, clock, "ts" in overrides)
+
+
+def ambiguous(columns: Sequence[str], found: Sequence[int], field: str, label: str) -> DataError:
+    """Several columns could be one field."""
+    names = " and ".join(repr(columns[i]) for i in found)
+    return DataError(
+        f"{label}: the columns {names} could all be {field}: choose one, e.g. --column {field}={columns[found[0]]!r}."
+    )
+
+
+def _date_and_clock(columns: Sequence[str], found: Sequence[int]) -> tuple[int, int] | None:
+    dates = [i for i in found if _plain(columns[i]) in DATE_NAMES]
+    clocks = [i for i in found if _plain(columns[i]) in CLOCK_NAMES]
+    return (dates[0], clocks[0]) if dates and clocks else None
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

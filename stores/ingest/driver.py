@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import format_bar
 from atc_backtest.stores.ingest.cleaning import Series, clean, off_grid
 from atc_backtest.stores.ingest.columns import listed
 from atc_backtest.stores.ingest.options import IngestOptions
+from atc_backtest.stores.ingest.reading import Progress, Reading
 from atc_backtest.stores.ingest.report import DROPPING, IngestReport, SymbolReport
-from atc_backtest.stores.ingest.rules import Tally, apply_rules
 from atc_backtest.stores.ingest.sources import find_sources
-from atc_backtest.stores.ingest.spool import Spool
+from atc_backtest.stores.ingest.spool import Spool, rows_folder
 from atc_backtest.stores.ingest.tables import Table, check_one_symbol, common_fields, notes_on, open_table
 from atc_backtest.stores.ingest.writing import shared_axis, write_blocks
 from atc_backtest.stores.ingest.zones import Zone
 from atc_backtest.stores.zarr_store import check_free, new_store
-
-Progress = Callable[[int, int, int], None]
-"""Called with files done, files in all, and rows read so far."""
 
 
 def ingest(
@@ -30,8 +30,8 @@ def ingest(
 ) -> IngestReport:
     """Read `sources` into a new store at `store`, by the rules of the package's docstring.
 
-    Memory: one batch, or one symbol's times and their order, or one block of bars, beside the shared time
-    axis. Rows wait in a temporary folder beside the store, which is gone when this returns or raises.
+    Memory: a batch a thread, or one symbol's times and their order, or one block of bars, beside the shared
+    time axis. Rows wait in a temporary folder beside the store, which is gone when this returns or raises.
 
     Raises `DataError` for sources that cannot be read or are refused, `StoreError` when `store` is in the
     way or cannot be written. Nothing is at `store` before all of it is.
@@ -39,90 +39,174 @@ def ingest(
     began = time.perf_counter()
     options = options or IngestOptions()
     check_free(store, options.overwrite)  # before the work, not after it
-    zone = None if options.tz is None else Zone(options.tz)
-    tables = [open_table(source, options, zone) for source in find_sources(sources)]
-    check_one_symbol(tables, options)
-    fields = common_fields(tables)
-    notes = notes_on(tables, fields)
-    tally = Tally()
-    with tempfile.TemporaryDirectory(prefix=f".{store.name}.rows-", dir=_nearest_folder(store)) as folder:
-        spool = Spool(Path(folder), len(fields))
-        _spool_rows(tables, fields, spool, tally, options, progress)
-        everything = _clean_all(tables, spool, tally, zone, options)
-        bar_ns = _bar_size(everything, options)
-        series = _of_size(everything, bar_ns, tally, notes)
-        for one in series:
-            tally[one.name]["off_grid"] = off_grid(one, spool.dtype, bar_ns, zone)
-        axis = shared_axis(series, spool.dtype)
+    with gathered(sources, store, options, progress) as found:
+        axis = shared_axis(found.series, found.spool.dtype)
         with new_store(
             store,
-            bar_ns=bar_ns,
+            bar_ns=found.bar_ns,
             calendar=options.calendar,
-            fields=fields,
-            symbols=[one.name for one in series],
+            fields=found.fields,
+            symbols=[one.name for one in found.series],
             ts=axis,
             overwrite=options.overwrite,
+            codec=options.codec,
         ) as writer:
-            write_blocks(writer, series, axis, fields, spool.dtype)
-    symbols = _reports(tally, series)
-    empty = [symbol.name for symbol in symbols if not symbol.rows_kept and not symbol.other_bar]
-    if empty:
-        notes.append(f"left out, for none of their rows could be kept: {listed(empty)}")
+            write_blocks(writer, found.series, axis, found.fields, found.spool.dtype)
     seconds = time.perf_counter() - began
+    symbols, notes = found.symbols, tuple(found.notes)
     return IngestReport(
-        store, bar_ns, options.calendar, fields, int(axis.size), symbols, tuple(notes), len(tables), seconds
+        store, found.bar_ns, options.calendar, found.fields, int(axis.size), symbols, notes, found.files, seconds
     )
 
 
-def _nearest_folder(store: Path) -> Path:
-    """The folder the store goes into, or the nearest above that exists: the same disk, nothing made yet."""
-    return next(folder for folder in store.absolute().parents if folder.is_dir())
+@dataclass(frozen=True)
+class Gathered:
+    """Sources as cleaned series of one bar size, their rows in files of `spool`; `symbols`: what became of all."""
+
+    fields: tuple[str, ...]
+    bar_ns: int
+    series: Sequence[Series]
+    spool: Spool
+    symbols: tuple[SymbolReport, ...]
+    notes: list[str]
+    files: int
 
 
-def _spool_rows(
-    tables: Sequence[Table],
-    fields: Sequence[str],
-    spool: Spool,
-    tally: Tally,
+@contextmanager
+def gathered(
+    sources: Sequence[Path],
+    store: Path,
     options: IngestOptions,
     progress: Progress | None,
-) -> None:
-    n_rows = 0
-    for done, table in enumerate(tables):
-        where = table.label if options.strict else None
-        for rows, exists, shown in table.rows(fields, options.batch_bytes):
-            n_rows += rows.ts.size
-            spool.add(apply_rules(rows, exists, shown, fields, tally, where))
-            if progress is not None:
-                progress(done, len(tables), n_rows)
-    spool.flush()
-    if progress is not None:
-        progress(len(tables), len(tables), n_rows)
-    if not spool.files:
+    fields: Sequence[str] | None = None,
+    few_rows: int = 0,
+) -> Iterator[Gathered]:
+    """Read and clean `sources` in a folder beside `store`, which is gone afterwards.
+
+    fields      to read, where all sources must have them; None: those that all have
+    few_rows    a symbol of so many rows, or fewer, goes with `options.bar` where its steps are whole bars
+    """
+    zone = None if options.tz is None else Zone(options.tz)
+    found = find_sources(sources)
+    tables = [open_table(source, options, zone) for source in found.sources]
+    check_one_symbol(tables, options)
+    for table in tables:
+        _check_fields(table, fields or ())
+    with rows_folder(store) as folder:
+        one = _Pass(tables, fields or common_fields(tables), folder / "1", options, zone, few_rows, progress)
+        reports, sizes = {symbol.name: symbol for symbol in one.symbols}, one.sizes
+        kept = one.tables_of_series()
+        if (
+            fields is None and common_fields(kept) != one.fields
+        ):  # a symbol that is left out may not cost others a field
+            one.spool.clear()
+            one = _Pass(kept, common_fields(kept), folder / "2", options, zone, few_rows, progress)
+            reports |= {symbol.name: symbol for symbol in one.symbols}
+            sizes = {**sizes, **one.sizes}
+        symbols = tuple(reports[name] for name in sorted(reports))
+        notes = notes_on(one.tables, one.fields, found.skipped) + _left_out(symbols, sizes, one.bar_ns)
+        yield Gathered(one.fields, one.bar_ns, one.series, one.spool, symbols, notes, len(tables))
+
+
+def _check_fields(table: Table, fields: Sequence[str]) -> None:
+    lacking = [name for name in fields if name not in table.layout.values]
+    if lacking:
         raise DataError(
-            f"none of the {n_rows} rows of {listed([table.label for table in tables], 3)} could be kept: "
-            "run with --strict to see why the first one is dropped."
+            f"{table.label} has no {listed(lacking)}, which the store has for every symbol: name the column with "
+            f"--column {lacking[0]}=NAME, or leave the file out."
         )
 
 
-def _clean_all(
-    tables: Sequence[Table], spool: Spool, tally: Tally, zone: Zone | None, options: IngestOptions
-) -> list[Series]:
-    """Every symbol's series, by name."""
-    clock = zone if any(table.time.zone is not None for table in tables) else None
-    everything = []
-    for name in sorted(spool.files):
-        series, counts = clean(name, spool.files[name], spool.dtype, clock, options.strict)
-        tally[name].update(counts)
-        everything.append(series)
-    return everything
+class _Pass:
+    """Tables read with some fields, and cleaned."""
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        fields: Sequence[str],
+        folder: Path,
+        options: IngestOptions,
+        zone: Zone | None,
+        few_rows: int,
+        progress: Progress | None,
+    ) -> None:
+        folder.mkdir()
+        self.tables = tables
+        self.fields = tuple(fields)
+        self.spool = Spool(folder, len(fields))
+        self._reading = Reading(tables, fields, self.spool, options)
+        n_rows = self._reading.run(progress)
+        if not self.spool.codes:
+            raise DataError(
+                f"none of the {n_rows} rows of {listed([table.label for table in tables], 3)} could be kept: "
+                "run with --strict to see why the first one is dropped."
+            )
+        self.sizes: Mapping[str, int | None] = {}
+        everything = self._clean(zone, options)
+        self.bar_ns = _bar_size(everything, options, zone, few_rows, self.spool.dtype)
+        self.series = [one for one in everything if _fits(one, self.bar_ns, zone, few_rows, self.spool.dtype)]
+        self._count(everything, zone)
+        self.symbols = self._reports()
+
+    def _clean(self, zone: Zone | None, options: IngestOptions) -> list[Series]:
+        """Every symbol's series, by name."""
+        clock = zone if any(table.time.zone is not None for table in self.tables) else None
+        names, tally = self._reading.names, self._reading.tally
+        everything = []
+        for code in sorted(self.spool.codes, key=names.__getitem__):
+            series, counts = clean(names[code], self.spool.path(code), self.spool.dtype, clock, options.strict)
+            for rule, n in counts.items():
+                tally.count(rule, code, n)
+            everything.append(series)
+        return everything
+
+    def _count(self, everything: Sequence[Series], zone: Zone | None) -> None:
+        tally, kept = self._reading.tally, {one.name for one in self.series}
+        self.sizes = {one.name: one.bar_ns for one in everything if one.name not in kept}
+        for one in everything:
+            code = self._reading.names.code(one.name)
+            if one.name in kept:
+                tally.count("off_grid", code, off_grid(one, self.spool.dtype, self.bar_ns, zone))
+            else:
+                tally.count("other_bar", code, one.n)
+
+    def tables_of_series(self) -> list[Table]:
+        """Those that had rows of a symbol that is kept."""
+        kept = np.array([self._reading.names.code(one.name) for one in self.series], dtype=np.int64)
+        return [
+            table
+            for table, codes in zip(self.tables, self._reading.symbols_of, strict=True)
+            if np.isin(codes, kept).any()
+        ]
+
+    def _reports(self) -> tuple[SymbolReport, ...]:
+        span = {one.name: (one.first_ns, one.last_ns) for one in self.series}
+        names, tally = self._reading.names, self._reading.tally
+        reports = []
+        for code in tally.seen().tolist():
+            counts = tally.rules_of(code)
+            read = counts.pop("rows_read")
+            kept = read - sum(counts.get(rule, 0) for rule in DROPPING)
+            first, last = span.get(names[code], (None, None))
+            reports.append(SymbolReport(names[code], read, kept, first, last, **counts))
+        return tuple(sorted(reports, key=lambda symbol: symbol.name))
 
 
-def _bar_size(series: Sequence[Series], options: IngestOptions) -> int:
+def _fits(one: Series, bar_ns: int, zone: Zone | None, few_rows: int, dtype: np.dtype[np.void]) -> bool:
+    if one.bar_ns in (None, bar_ns):
+        return True
+    return one.n <= few_rows and off_grid(one, dtype, bar_ns, zone) == 0
+
+
+def _bar_size(
+    series: Sequence[Series], options: IngestOptions, zone: Zone | None, few_rows: int, dtype: np.dtype[np.void]
+) -> int:
     """The bar size of the store. A symbol with a single row has none and goes with the others."""
     by_size: dict[int, list[str]] = {}
     for one in series:
-        if one.bar_ns is not None:
+        if options.bar is not None and one.bar_ns is not None and _fits(one, options.bar, zone, few_rows, dtype):
+            by_size.setdefault(options.bar, []).append(one.name)
+        elif one.bar_ns is not None:
             by_size.setdefault(one.bar_ns, []).append(one.name)
     found = "; ".join(f"{format_bar(size)}: {listed(names, 8)}" for size, names in sorted(by_size.items()))
     if options.bar is None:
@@ -146,23 +230,13 @@ def _bar_size(series: Sequence[Series], options: IngestOptions) -> int:
     return options.bar
 
 
-def _of_size(series: Sequence[Series], bar_ns: int, tally: Tally, notes: list[str]) -> list[Series]:
-    left_out = [one for one in series if one.bar_ns not in (None, bar_ns)]
-    for one in left_out:
-        tally[one.name]["other_bar"] = one.n
-    if left_out:
-        named = listed([f"{one.name} ({format_bar(one.bar_ns or bar_ns)})" for one in left_out])
-        notes.append(f"left out, for their bars are not of {format_bar(bar_ns)}: {named}")
-    return [one for one in series if one.bar_ns in (None, bar_ns)]
-
-
-def _reports(tally: Tally, series: Sequence[Series]) -> tuple[SymbolReport, ...]:
-    span = {one.name: (one.first_ns, one.last_ns) for one in series}
-    reports = []
-    for name in sorted(tally):
-        counts = dict(tally[name])
-        read = counts.pop("rows_read")
-        kept = read - sum(counts.get(rule, 0) for rule in DROPPING)
-        first, last = span.get(name, (None, None))
-        reports.append(SymbolReport(name, read, kept, first, last, **counts))
-    return tuple(reports)
+def _left_out(symbols: Sequence[SymbolReport], sizes: Mapping[str, int | None], bar_ns: int) -> list[str]:
+    """What is said about symbols that are not in the store."""
+    notes = []
+    other = [f"{symbol.name} ({format_bar(sizes[symbol.name] or bar_ns)})" for symbol in symbols if symbol.other_bar]
+    if other:
+        notes.append(f"left out, for their bars are not of {format_bar(bar_ns)}: {listed(other)}")
+    empty = [symbol.name for symbol in symbols if not symbol.rows_kept and not symbol.other_bar]
+    if empty:
+        notes.append(f"left out, for none of their rows could be kept: {listed(empty)}")
+    return notes

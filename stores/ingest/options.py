@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from atc_backtest.errors import ConfigError
 from atc_backtest.stores.base import FIELDS
+from atc_backtest.stores.coding import CODECS
+from atc_backtest.stores.ingest.dates import DateForm
 from atc_backtest.stores.ingest.zones import load_zone
 
 COLUMN_FIELDS = ("ts", "symbol", *FIELDS)
@@ -22,12 +24,15 @@ class IngestOptions:
     columns         field -> name of its column, for `ts`, `symbol` and the five of `FIELDS`
     symbol          name of the only symbol, for a single file without a symbol column
     symbol_pattern  regular expression, found in a file's name without its ending; its one group is the symbol
+    date_format     how times without an offset are written, in the signs of strptime: %d/%m/%Y %H:%M
+    decimal_comma   numbers have a decimal comma where it could also part thousands
     bar             bar size in ns, where symbols have several
     calendar        the store's calendar, kept with it
     strict          refuse instead of dropping or mending rows
+    codec           how the store packs its prices, one of `CODECS`
     overwrite       replace an existing store
-    batch_bytes     about how much is parsed at a time, of CSV some 32 times as much is read ahead; no result
-                    depends on it
+    threads         files, or pieces of few files, parsed at a time; None: one a core, at most 8
+    batch_bytes     about how much is parsed at a time by a thread; no result depends on it, nor on `threads`
     """
 
     tz: str | None = None
@@ -35,10 +40,14 @@ class IngestOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     symbol: str | None = None
     symbol_pattern: str | None = None
+    date_format: str | None = None
+    decimal_comma: bool = False
     bar: int | None = None
     calendar: str = "24/7"
     strict: bool = False
+    codec: str = "blosc"
     overwrite: bool = False
+    threads: int | None = None
     batch_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
@@ -63,6 +72,12 @@ class IngestOptions:
             _check_pattern(self.symbol_pattern)
         if self.bar is not None and self.bar <= 0:
             raise ConfigError(f"bar = {self.bar} ns is not allowed: more than 0, e.g. --bar 1h.")
+        if self.date_format is not None:
+            DateForm(self.date_format)
+        if self.codec not in CODECS:
+            raise ConfigError(f"codec = {self.codec!r} is not known: one of {', '.join(CODECS)}.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads = {self.threads} is not allowed: at least 1.")
         if self.batch_bytes < 1:
             raise ConfigError(f"batch_bytes = {self.batch_bytes} is not allowed: at least 1.")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,8 +13,12 @@ import pyarrow.parquet as pq
 from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest.sources import Source
 
+if TYPE_CHECKING:
+    from atc_backtest.stores.ingest.arrow_file import ArrowTable
+
 READ_BUFFER_BYTES = 1 << 20
 CELL_BYTES = 8
+DAMAGED = (pa.ArrowException, OSError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -22,9 +27,17 @@ class ParquetTable:
 
     source: Source
     columns: tuple[str, ...]
-    is_kline: bool = False
+    said: tuple[str, ...] = ()
+    lists_unused: bool = True
 
-    def batches(self, texts: Sequence[int], numbers: Sequence[int], batch_bytes: int) -> Iterator[list[pa.Array]]:
+    def batches(
+        self,
+        texts: Sequence[int],
+        numbers: Sequence[int],
+        batch_bytes: int,
+        typed: Mapping[int, pa.DataType] | None = None,
+        ahead: int = 0,
+    ) -> Iterator[list[pa.Array]]:
         """Columns `texts` as they are, then `numbers` as float64, about `batch_bytes` at a time.
 
         Decimals and numbers written as text become the nearest float64. `DataError` for text that is no
@@ -34,27 +47,15 @@ class ParquetTable:
         rows = max(batch_bytes // (CELL_BYTES * len(names)), 1)
         try:
             with pq.ParquetFile(self.source.path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
-                for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names))):
-                    arrays = [_decoded(batch.column(name)) for name in names]
-                    yield arrays[: len(texts)] + [
-                        self._number(i, arrays[len(texts) + j]) for j, i in enumerate(numbers)
-                    ]
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.source.label} cannot be read ({error}): mend it, or leave it out.") from error
-
-    def _number(self, index: int, array: pa.Array) -> pa.Array:
-        try:
-            if pa.types.is_boolean(array.type) or pa.types.is_temporal(array.type):
-                raise pa.ArrowInvalid(f"type {array.type}")
-            if pa.types.is_integer(array.type):  # volumes beyond 2**53 are rounded, as they would be from text
-                return array.cast(pa.float64(), safe=False)
-            if pa.types.is_decimal(array.type):  # text is rounded to the nearest, a decimal's own cast need not be
-                array = array.cast(pa.string())
-            return array.cast(pa.float64())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names)), use_threads=ahead > 1):
+                    arrays = [decoded(batch.column(name)) for name in names]
+                    values = [to_number(self, i, arrays[len(texts) + j]) for j, i in enumerate(numbers)]
+                    yield arrays[: len(texts)] + values
+        except DAMAGED as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(
-                f"{self.source.label}: column {self.columns[index]!r} does not hold numbers ({error}): mend the file, "
-                "or choose another column with --column."
+                f"{self.source.label} cannot be read ({str(error)[:300]}): mend it, or leave it out."
             ) from error
 
 
@@ -63,11 +64,29 @@ def open_parquet(source: Source) -> ParquetTable:
     try:
         with pq.ParquetFile(source.path) as file:
             return ParquetTable(source, tuple(file.schema_arrow.names))
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED as error:
         raise DataError(
-            f"{source.label} cannot be read as Parquet ({error}): make it again, or leave it out."
+            f"{source.label} cannot be read as Parquet ({str(error)[:300]}): make it again, or leave it out."
         ) from error
 
 
-def _decoded(array: pa.Array) -> pa.Array:
+def to_number(table: ParquetTable | ArrowTable, index: int, array: pa.Array) -> pa.Array:
+    """A column as float64; `DataError` for what is no number."""
+    try:
+        if pa.types.is_boolean(array.type) or pa.types.is_temporal(array.type):
+            raise pa.ArrowInvalid(f"type {array.type}")
+        if pa.types.is_integer(array.type):  # volumes beyond 2**53 are rounded, as they would be from text
+            return array.cast(pa.float64(), safe=False)
+        if pa.types.is_decimal(array.type):  # text is rounded to the nearest, a decimal's own cast need not be
+            array = array.cast(pa.string())
+        return array.cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{table.source.label}: column {table.columns[index]!r} does not hold numbers "
+            f"({str(error)[:300]}): mend the file, or choose another column with --column."
+        ) from error
+
+
+def decoded(array: pa.Array) -> pa.Array:
+    """A dictionary's values in its place."""
     return pc.cast(array, array.type.value_type) if pa.types.is_dictionary(array.type) else array

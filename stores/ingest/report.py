@@ -75,3 +75,40 @@ class IngestReport:
         """Plain values for JSON."""
         plain = asdict(self) | {"store": str(self.store), "fields": list(self.fields), "notes": list(self.notes)}
         return plain | {"symbols": [asdict(symbol) for symbol in self.symbols]}
+
+
+@dataclass(frozen=True)
+class AppendedSymbol:
+    """Rows of one symbol as read, and of those kept how many the store had, lacked, and had otherwise."""
+
+    rows: SymbolReport
+    identical: int
+    new: int
+    corrected: int
+
+    @property
+    def name(self) -> str:
+        return self.rows.name
+
+
+@dataclass(frozen=True)
+class AppendReport:
+    """What an append did. `version_before` is `version` where nothing was new, so that nothing was written."""
+
+    store: Path
+    version_before: int
+    version: int
+    bar_ns: int
+    n_bars: int
+    symbols: tuple[AppendedSymbol, ...]
+    notes: tuple[str, ...]
+    files: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        symbols = [
+            asdict(one.rows) | {"identical": one.identical, "new": one.new, "corrected": one.corrected}
+            for one in self.symbols
+        ]
+        return asdict(self) | {"store": str(self.store), "notes": list(self.notes), "symbols": symbols}

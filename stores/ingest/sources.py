@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from atc_backtest.errors import DataError
+from atc_backtest.stores.ingest.names import Known, LeanName, beside_trades, known, lean
 
 CSV_ENDINGS = (".csv", ".csv.gz")
-ENDINGS = (*CSV_ENDINGS, ".zip", ".parquet")
+JSON_ENDINGS = (".json", ".json.gz")
+ARROW_ENDINGS = (".feather", ".arrow")
+ENDINGS = (*CSV_ENDINGS, ".zip", ".parquet", *ARROW_ENDINGS, *JSON_ENDINGS)
 SKIPPED = ("__MACOSX", ".", "_")
 """Beginnings of names that folders and archives hold besides data: hidden files, resource forks, markers."""
+
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, RuntimeError, ValueError, OverflowError)
+"""What a damaged archive raises; RuntimeError: a member that needs a password or a method that is not known."""
 
 
 @dataclass(frozen=True)
 class Source:
     """One table to read: a file, or one CSV inside a zip archive. `stem` is its name without the ending.
 
-    An archive with a single CSV gives that its own name; of several, each has the name it has inside.
+    An archive with a single CSV gives that its own name; of several, each has the name it has inside. `known`
+    and `lean` are what the names of well-known archives tell.
     """
 
     path: Path
     member: str | None
     stem: str
+    known: Known | None = None
+    lean: LeanName | None = None
 
     @property
     def label(self) -> str:
@@ -33,31 +43,48 @@ class Source:
         return str(self.path) if self.member is None else f"{self.path}:{self.member}"
 
     @property
-    def is_parquet(self) -> bool:
-        return self.path.name.lower().endswith(".parquet")
+    def ending(self) -> str:
+        return _ending(self.path.name) or ""
 
 
-def find_sources(paths: Sequence[Path]) -> list[Source]:
+@dataclass
+class Found:
+    """Sources in the order they are read, and what was passed over, by the reason."""
+
+    sources: list[Source] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def find_sources(paths: Sequence[Path]) -> Found:
     """Every table below `paths`, in the order given, folders by name; a file named twice is read once.
 
     `DataError` for a path that is missing, of an unknown ending, a broken archive, or when nothing is found.
     """
-    sources: dict[tuple[Path, str | None], Source] = {}
+    found = Found()
+    seen: set[tuple[Path, str | None]] = set()
     for path in paths:
-        for file in _files(path):
+        for file in _files(path, found.skipped):
             for source in _members(file) if _ending(file.name) == ".zip" else [_plain(file)]:
-                sources.setdefault((file.resolve(), source.member), source)
-    if not sources:
+                if source.known is not None and source.known.skip is not None:
+                    found.skipped.setdefault(source.known.skip, []).append(source.label)
+                elif (place := (file.resolve(), source.member)) not in seen:
+                    seen.add(place)
+                    found.sources.append(source)
+    if not found.sources:
         named = ", ".join(str(path) for path in paths) or "no path was given"
-        raise DataError(f"nothing to read in {named}: give files or folders of {', '.join(ENDINGS)}.")
-    return list(sources.values())
+        skipped = "".join(f" {len(labels)} files were passed over: {why}." for why, labels in found.skipped.items())
+        raise DataError(f"nothing to read in {named}: give files or folders of {', '.join(ENDINGS)}.{skipped}")
+    return found
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, skipped: dict[str, list[str]]) -> Iterator[Path]:
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            inner = file.relative_to(path).parts
-            if _ending(file.name) and file.is_file() and not any(part.startswith(SKIPPED) for part in inner):
+        files = [file for file in sorted(path.rglob("*")) if _is_data(file, path)]
+        quotes = beside_trades(files)
+        for file in files:
+            if file in quotes:
+                skipped.setdefault("quotes of symbols whose trades are beside them", []).append(str(file))
+            else:
                 yield file
     elif not path.exists():
         raise DataError(f"{path} does not exist: give files or folders of {', '.join(ENDINGS)}.")
@@ -65,6 +92,14 @@ def _files(path: Path) -> Iterator[Path]:
         raise DataError(f"{path} has an ending that is not known: {', '.join(ENDINGS)} are.")
     else:
         yield path
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    """Of a folder's JSON files, those that freqtrade names: others are settings and notes."""
+    ending = _ending(file.name)
+    if ending is None or any(part.startswith(SKIPPED) for part in file.relative_to(folder).parts):
+        return False
+    return file.is_file() and (ending not in JSON_ENDINGS or known(_stem(file.name), ending) is not None)
 
 
 def _ending(name: str) -> str | None:
@@ -76,22 +111,30 @@ def _stem(name: str) -> str:
 
 
 def _plain(file: Path) -> Source:
-    return Source(file, None, _stem(file.name))
+    stem = _stem(file.name)
+    return Source(file, None, stem, known(stem, _ending(file.name) or ""))
 
 
 def _members(file: Path) -> list[Source]:
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if _is_csv(name)]
-    except (zipfile.BadZipFile, zlib.error, OSError) as error:
+    except BROKEN_ZIP as error:
         raise DataError(
-            f"{file} is no whole zip archive ({error}): fetch or make it again, or leave it out."
+            f"{file} is no whole zip archive ({str(error)[:200]}): fetch or make it again, or leave it out."
         ) from error
     if not names:
         raise DataError(f"{file} holds no .csv file: put CSV files into it, or leave it out.")
+    doubled = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if doubled is not None:
+        raise DataError(f"{file} holds {doubled!r} twice: make the archive again, or leave it out.")
     if len(names) == 1:
-        return [Source(file, names[0], _stem(file.name))]
-    return [Source(file, name, _stem(Path(name).name)) for name in sorted(names)]
+        stem = _stem(file.name)
+        return [Source(file, names[0], stem, known(stem, ".zip"), lean(file, names[0]))]
+    return [
+        Source(file, name, _stem(Path(name).name), known(_stem(Path(name).name), ".csv"), lean(file, name))
+        for name in sorted(names)
+    ]
 
 
 def _is_csv(name: str) -> bool:

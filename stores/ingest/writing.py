@@ -20,6 +20,9 @@ def shared_axis(series: Sequence[Series], dtype: np.dtype[np.void]) -> I64:
         if axis.size == 0:
             axis = ts
             continue
+        start = int(np.searchsorted(axis, ts[0]))
+        if np.array_equal(axis[start : start + ts.size], ts):
+            continue
         at = np.minimum(np.searchsorted(axis, ts), axis.size - 1)
         new = ts[axis[at] != ts]
         if new.size:
@@ -36,13 +39,13 @@ def write_blocks(
         group = series[s0 : s0 + n_symbols]
         read = [0] * len(group)
         for t0 in range(0, axis.size, n_bars):
-            block = _block(group, read, axis[t0 : t0 + n_bars], len(fields), dtype)
+            block = block_of(group, read, axis[t0 : t0 + n_bars], len(fields), dtype)
             for name, values in zip(fields, block, strict=True):
                 writer.write(name, (s0, s0 + len(group)), (t0, t0 + values.shape[1]), values)
             del block, values  # or the next block would be made beside this one
 
 
-def _block(group: Sequence[Series], read: list[int], ts: I64, n_fields: int, dtype: np.dtype[np.void]) -> F64:
+def block_of(group: Sequence[Series], read: list[int], ts: I64, n_fields: int, dtype: np.dtype[np.void]) -> F64:
     """The rows of `group` at times `ts`: float64 [fields, symbols, bars]. `read` counts each symbol's rows taken."""
     block = np.full((n_fields, len(group), ts.size), np.nan)
     for i, one in enumerate(group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -55,11 +56,12 @@ class Clock:
 
 
 class Zone:
-    """A zone by name. Keeps the clock it has worked out and widens it as times ask for."""
+    """A zone by name. Keeps the clock it has worked out and widens it as times ask for, of any thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._zone = load_zone(name)
+        self._lock = threading.Lock()
         self._span = (0, 0)
         self._clock = _clock(self._zone, 0, 0)
 
@@ -67,10 +69,12 @@ class Zone:
         """The clock for all of `times`, int64 ns, local or UTC."""
         if times.size:
             first, last = int(times.min()), int(times.max())
-            start = min(first - first % WIDENED_NS, self._span[0])
-            stop = max(last - last % -WIDENED_NS, self._span[1])
-            if (start, stop) != self._span:
-                self._clock, self._span = _clock(self._zone, start, stop), (start, stop)
+            with self._lock:
+                start = min(first - first % WIDENED_NS, self._span[0])
+                stop = max(last - last % -WIDENED_NS, self._span[1])
+                if (start, stop) != self._span:
+                    self._clock, self._span = _clock(self._zone, start, stop), (start, stop)
+                return self._clock
         return self._clock
 
 

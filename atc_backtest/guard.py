@@ -1,0 +1,35 @@
+"""What every command shares: refusals and interruptions end it with their exit code and a sentence."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from atc_backtest.errors import AtcError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REFUSED, INTERRUPTED = 3, 130
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors that are meant for people end a command as such, not as a traceback."""
+
+    @functools.wraps(command)
+    def guard(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except AtcError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(REFUSED) from error
+        except KeyboardInterrupt:
+            print("interrupted.", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:  # the reader of our output left, as `head` does
+            sys.stderr.close()
+            raise SystemExit(0) from None
+
+    return guard

@@ -1,0 +1,149 @@
+"""The one place where the codec of an array is chosen: what Zarr is told of it, and the same codec without Zarr.
+
+A chunk here is float64 [fields, symbols, bars]; Zarr knows it as [field, symbol, bar], or as [symbol, bar] where
+the array has one field. Coding directly saves Zarr's copies and its event loop; that both agree is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numcodecs
+import numpy as np
+from zarr.codecs import BloscCodec, BloscShuffle
+
+from atc_backtest.errors import DataError
+from atc_backtest.stores.base import F64, I64
+from atc_backtest.stores.folder import Bytes, Data
+from atc_backtest.stores.layout import Array
+
+CODECS = ("blosc", "pcodec", "raw")
+
+
+class Source(Protocol):
+    """The bytes of one object. `ValueError` or `OSError` when they are not those that were committed."""
+
+    def whole(self) -> Data:
+        """All of them, checked."""
+        ...
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Some of them, for a coder that checks by itself."""
+        ...
+
+
+class Part(NamedTuple):
+    """Of a chunk: the field's place in its array, and the symbols and bars."""
+
+    field: int
+    symbols: slice
+    bars: slice
+
+
+class Coder(Protocol):
+    """Chunks of one array to bytes and back, every bit of them. `ValueError` for bytes that are none of its own."""
+
+    @property
+    def zarr(self) -> Mapping[str, Any]:
+        """What `zarr.create_array` must be given."""
+        ...
+
+    @property
+    def checks(self) -> bool:
+        """Whether `encode` has decoded and compared what it returns."""
+        ...
+
+    @property
+    def maps(self) -> bool:
+        """Whether `decode` costs nothing: bytes are used as they lie."""
+        ...
+
+    def encode(self, chunk: F64) -> Data: ...
+
+    def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
+        """The whole chunk, read-only perhaps."""
+        ...
+
+    def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
+        """A part of it into `out`, float64 [symbols, bars], contiguous along bars; reads no more than it needs."""
+        ...
+
+
+def coder_of(codec: str, array: Array) -> Coder:
+    """The coder of an array in a store of `codec`. `DataError` for an unknown one."""
+    if codec == "raw":
+        return RawCoder()
+    if codec == "blosc":
+        return BloscCoder()
+    raise DataError(f"codec {codec!r} is not known: one of {', '.join(CODECS)}.")
+
+
+def together(codec: str) -> bool:
+    """Whether prices lie in one array, coded relative to each other."""
+    return codec != "raw"
+
+
+@dataclass(frozen=True)
+class RawCoder:
+    """float64 as the machine has it: what can be mapped."""
+
+    zarr: Mapping[str, Any] = field(default_factory=lambda: {"compressors": None})
+    checks: bool = True
+    maps: bool = True
+
+    def encode(self, chunk: F64) -> Data:
+        return np.ascontiguousarray(chunk).view(np.uint8).ravel()
+
+    def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
+        return np.frombuffer(data, dtype="<f8").reshape(shape)
+
+    def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
+        out[...] = self.decode(source.whole(), shape)[part]
+
+
+class BloscCoder:
+    """Bytes through Blosc: prices on ticks repeat whole float64 patterns, shuffling them halves the ratio."""
+
+    zarr: Mapping[str, Any] = {"compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.noshuffle)]}
+    checks = False
+    maps = False
+
+    def __init__(self) -> None:
+        self._blosc = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.NOSHUFFLE)
+
+    def encode(self, chunk: F64) -> Data:
+        data: bytes = self._blosc.encode(np.ascontiguousarray(chunk))
+        return data
+
+    def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
+        return np.frombuffer(_decompressed(self._blosc, data), dtype="<f8").reshape(shape)
+
+    def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
+        out[...] = self.decode(source.whole(), shape)[part]
+
+
+TIMES_ZARR: Mapping[str, Any] = {"compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.shuffle)]}
+
+
+class TimesCoder:
+    """The axis: int64, shuffled."""
+
+    def __init__(self) -> None:
+        self._blosc = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE)
+
+    def encode(self, times: I64) -> bytes:
+        data: bytes = self._blosc.encode(times)
+        return data
+
+    def decode(self, data: Data) -> I64:
+        return np.frombuffer(_decompressed(self._blosc, data), dtype="<i8")
+
+
+def _decompressed(blosc: Any, data: Data) -> Bytes:
+    try:
+        found: Bytes = blosc.decode(data)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return found
