@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from price_files import HEADER, HOUR_S, START_S, axis, bars, flat, left_behind, 
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import parse_bar
-from atc_backtest.stores.ingest import IngestReport, spool
-from atc_backtest.stores.zarr_store import ZarrStore
+from atc_backtest.stores.ingest import IngestOptions, IngestReport, ingest, spool
+from atc_backtest.stores.zarr_store import ZarrStore, open_store
 
 ROOT = Path(__file__).resolve().parent.parent
 H = HOUR_S
@@ -172,3 +174,30 @@ def test_thousands_of_symbols_with_few_open_files(tmp_path: Path, by: str) -> No
     found, peak = map(int, done.stdout.split())
     assert found == n_symbols
     assert peak < 400e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_files_are_read_while_later_ones_are_still_on_their_way(tmp_path: Path) -> None:
+    """And the store is that of the files all given at once."""
+    files = [write_csv(tmp_path / f"{name}.csv", bars(50, seed)) for seed, name in enumerate("ABC")]
+    read = threading.Event()
+
+    def coming() -> Iterator[Path]:
+        yield files[0]
+        assert read.wait(30), "the first file is not read before the second is there"
+        yield from files[1:]
+
+    def shown(done: int, n_files: int, rows: int) -> None:
+        if rows >= 50:
+            read.set()
+
+    ingest(coming(), tmp_path / "lazy.zarr", IngestOptions(tz="UTC"), shown)
+    ingest(files, tmp_path / "whole.zarr", IngestOptions(tz="UTC"))
+    assert contents(open_store(tmp_path / "lazy.zarr")) == contents(open_store(tmp_path / "whole.zarr"))
+
+
+def test_a_later_file_that_lacks_a_field_is_refused_when_files_come_one_by_one(tmp_path: Path) -> None:
+    first = write_csv(tmp_path / "A.csv", bars(50))
+    poorer = write_csv(tmp_path / "B.csv", [row[:5] for row in bars(50)], HEADER[:5])
+    with pytest.raises(DataError, match=r"B\.csv.*volume"):
+        ingest(iter([first, poorer]), tmp_path / "s.zarr", IngestOptions(tz="UTC"))
+    assert not (tmp_path / "s.zarr").exists()

@@ -54,7 +54,7 @@ def run(
 
     def take(paths: Iterator[Path]) -> IngestReport:
         assert store is not None  # or nothing is taken
-        return ingest(list(paths), store, ingest_options)
+        return ingest(paths, store, ingest_options)
 
     if isinstance(asked, BarsPlan):
         report = fetch_from(asked, folder, options, progress)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from atc_backtest.stores.ingest.columns import listed
 from atc_backtest.stores.ingest.options import IngestOptions
 from atc_backtest.stores.ingest.reading import Progress, Reading
 from atc_backtest.stores.ingest.report import DROPPING, IngestReport, SymbolReport
-from atc_backtest.stores.ingest.sources import find_sources
+from atc_backtest.stores.ingest.sources import Found, Source, each_source
 from atc_backtest.stores.ingest.spool import Spool, rows_folder
 from atc_backtest.stores.ingest.tables import Table, check_one_symbol, common_fields, notes_on, open_table
 from atc_backtest.stores.ingest.writing import shared_axis, write_blocks
@@ -26,7 +27,7 @@ from atc_backtest.stores.zarr_store import check_free, new_store
 
 
 def ingest(
-    sources: Sequence[Path], store: Path, options: IngestOptions | None = None, progress: Progress | None = None
+    sources: Iterable[Path], store: Path, options: IngestOptions | None = None, progress: Progress | None = None
 ) -> IngestReport:
     """Read `sources` into a new store at `store`, by the rules of the package's docstring.
 
@@ -74,7 +75,7 @@ class Gathered:
 
 @contextmanager
 def gathered(
-    sources: Sequence[Path],
+    sources: Iterable[Path],
     store: Path,
     options: IngestOptions,
     progress: Progress | None,
@@ -87,13 +88,17 @@ def gathered(
     few_rows    a symbol of so many rows, or fewer, goes with `options.bar` where its steps are whole bars
     """
     zone = None if options.tz is None else Zone(options.tz)
-    found = find_sources(sources)
-    tables = [open_table(source, options, zone) for source in found.sources]
-    check_one_symbol(tables, options)
-    for table in tables:
-        _check_fields(table, fields or ())
+    found = Found()
+    tables: list[Table] = []
+    arriving = _opened(each_source(sources, found), tables, options, zone, fields or ())
+    if isinstance(sources, Sequence):  # all are here: looked at before the first is read, so that refusals come early
+        arriving = iter(list(arriving))
     with rows_folder(store) as folder:
-        one = _Pass(tables, fields or common_fields(tables), folder / "1", options, zone, few_rows, progress)
+        first = next(arriving)
+        shared = common_fields(tables)
+        later = (_checked(table, shared) for table in arriving)
+        coming: Iterable[Table] = tables if isinstance(sources, Sequence) else chain([first], later)
+        one = _Pass(coming, fields or shared, folder / "1", options, zone, few_rows, progress)
         reports, sizes = {symbol.name: symbol for symbol in one.symbols}, one.sizes
         kept = one.tables_of_series()
         if (
@@ -106,6 +111,20 @@ def gathered(
         symbols = tuple(reports[name] for name in sorted(reports))
         notes = notes_on(one.tables, one.fields, found.skipped) + _left_out(symbols, sizes, one.bar_ns)
         yield Gathered(one.fields, one.bar_ns, one.series, one.spool, symbols, notes, len(tables))
+
+
+def _opened(
+    sources: Iterable[Source], tables: list[Table], options: IngestOptions, zone: Zone | None, fields: Sequence[str]
+) -> Iterator[Table]:
+    for source in sources:
+        tables.append(open_table(source, options, zone))
+        check_one_symbol(tables, options)
+        yield _checked(tables[-1], fields)
+
+
+def _checked(table: Table, fields: Sequence[str]) -> Table:
+    _check_fields(table, fields)
+    return table
 
 
 def _check_fields(table: Table, fields: Sequence[str]) -> None:
@@ -122,7 +141,7 @@ class _Pass:
 
     def __init__(
         self,
-        tables: Sequence[Table],
+        tables: Iterable[Table],
         fields: Sequence[str],
         folder: Path,
         options: IngestOptions,
@@ -131,14 +150,17 @@ class _Pass:
         progress: Progress | None,
     ) -> None:
         folder.mkdir()
-        self.tables = tables
+        self.tables: list[Table] = []
         self.fields = tuple(fields)
         self.spool = Spool(folder, len(fields))
-        self._reading = Reading(tables, fields, self.spool, options)
+        if isinstance(tables, Sequence):
+            self.tables.extend(tables)
+        coming = self.tables if isinstance(tables, Sequence) else self._kept(tables)
+        self._reading = Reading(coming, fields, self.spool, options)
         n_rows = self._reading.run(progress)
         if not self.spool.codes:
             raise DataError(
-                f"none of the {n_rows} rows of {listed([table.label for table in tables], 3)} could be kept: "
+                f"none of the {n_rows} rows of {listed([table.label for table in self.tables], 3)} could be kept: "
                 "run with --strict to see why the first one is dropped."
             )
         self.sizes: Mapping[str, int | None] = {}
@@ -147,6 +169,12 @@ class _Pass:
         self.series = [one for one in everything if _fits(one, self.bar_ns, zone, few_rows, self.spool.dtype)]
         self._count(everything, zone)
         self.symbols = self._reports()
+
+    def _kept(self, tables: Iterable[Table]) -> Iterator[Table]:
+        """The same, kept as they come."""
+        for table in tables:
+            self.tables.append(table)
+            yield table
 
     def _clean(self, zone: Zone | None, options: IngestOptions) -> list[Series]:
         """Every symbol's series, by name."""

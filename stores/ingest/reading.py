@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -47,11 +47,12 @@ class _Shared:
 class Reading:
     """One pass over tables into a spool. `symbols_of[i]` are the numbers of table i's symbols that had rows."""
 
-    def __init__(self, tables: Sequence[Table], fields: Sequence[str], spool: Spool, options: IngestOptions) -> None:
+    def __init__(self, tables: Iterable[Table], fields: Sequence[str], spool: Spool, options: IngestOptions) -> None:
         self.names = Names()
         self.tally = Tally(self.names)
         self.symbols_of: list[I64] = []
         self._tables = tables
+        self._ahead = n_threads(options) // len(tables) if isinstance(tables, Sequence) else 0
         self._fields = fields
         self._spool = spool
         self._options = options
@@ -61,10 +62,13 @@ class Reading:
 
     def run(self, progress: Progress | None) -> int:
         """Read everything; the number of rows. Of several failures the first one in the order of sources is raised."""
-        shared = _Shared(len(self._tables), progress)
-        with ThreadPoolExecutor(min(self._threads, len(self._tables))) as pool:
-            futures = [pool.submit(self._read, i, shared) for i in range(len(self._tables))]
+        shared = _Shared(len(self._tables) if isinstance(self._tables, Sequence) else 0, progress)
+        with ThreadPoolExecutor(self._threads) as pool:
+            futures: list[Future[Tally]] = []
             try:
+                for table in self._tables:  # some may be on their way yet
+                    shared.n_files = max(shared.n_files, len(futures) + 1)
+                    futures.append(pool.submit(self._read, len(futures), table, shared))
                 self._gather(futures)
             except BaseException:
                 shared.stopped = True
@@ -85,17 +89,16 @@ class Reading:
             self.symbols_of.append(tally.seen())
             futures.pop()  # and its tally with it
 
-    def _read(self, i: int, shared: _Shared) -> Tally:
+    def _read(self, i: int, table: Table, shared: _Shared) -> Tally:
         if not hasattr(self._own, "filling"):
             limit = spooling.BUFFER_BYTES // self._threads
             self._own.filling = Filling(self._spool, limit)
             with shared.lock:
                 self._fillings.append(self._own.filling)
-        table, tally = self._tables[i], Tally(self.names)
+        tally = Tally(self.names)
         where = table.label if self._options.strict else None
-        ahead = self._threads // len(self._tables)
         as_written = self._options.strict and table.time.zone is not None  # for a refusal to quote
-        batches = table.rows(self._fields, self.names, self._options.batch_bytes, ahead, as_written)
+        batches = table.rows(self._fields, self.names, self._options.batch_bytes, self._ahead, as_written)
         for rows, exists, shown in batches:
             if shared.stopped:
                 break

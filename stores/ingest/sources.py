@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,14 +55,23 @@ class Found:
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
 
-def find_sources(paths: Sequence[Path]) -> Found:
+def find_sources(paths: Iterable[Path]) -> Found:
     """Every table below `paths`, in the order given, folders by name; a file named twice is read once.
 
     `DataError` for a path that is missing, of an unknown ending, a broken archive, or when nothing is found.
     """
     found = Found()
+    for _ in each_source(paths, found):
+        pass
+    return found
+
+
+def each_source(paths: Iterable[Path], found: Found) -> Iterator[Source]:
+    """`find_sources` one by one, as `paths` yields them; `found` grows with it."""
     seen: set[tuple[Path, str | None]] = set()
+    named: list[Path] = []
     for path in paths:
+        named.append(path)
         for file in _files(path, found.skipped):
             for source in _members(file) if _ending(file.name) == ".zip" else [_plain(file)]:
                 if source.known is not None and source.known.skip is not None:
@@ -70,11 +79,11 @@ def find_sources(paths: Sequence[Path]) -> Found:
                 elif (place := (file.resolve(), source.member)) not in seen:
                     seen.add(place)
                     found.sources.append(source)
+                    yield source
     if not found.sources:
-        named = ", ".join(str(path) for path in paths) or "no path was given"
+        told = ", ".join(str(path) for path in named) or "no path was given"
         skipped = "".join(f" {len(labels)} files were passed over: {why}." for why, labels in found.skipped.items())
-        raise DataError(f"nothing to read in {named}: give files or folders of {', '.join(ENDINGS)}.{skipped}")
-    return found
+        raise DataError(f"nothing to read in {told}: give files or folders of {', '.join(ENDINGS)}.{skipped}")
 
 
 def _files(path: Path, skipped: dict[str, list[str]]) -> Iterator[Path]:
