@@ -1,8 +1,8 @@
 """Commands on a store in a process that dies at its n-th disk operation, or when somebody kills it.
 
 Run as a script it imports everything once and then forks a child for every line of JSON on its stdin:
-{"command": name, "path": ..., "kill_at": n or null, "file_limit": bytes or null}; it answers with the child's
-exit status, negative for a signal, and says beforehand which process the child is.
+{"command": name, "path": ..., "kill_at": n, "kill_after": seconds, "file_limit": bytes}, each perhaps null; it
+answers with the child's exit status, negative for a signal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,9 @@ def serve() -> None:
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(FAILED)
-        print(child, flush=True)
+        if asked["kill_after"] is not None:
+            time.sleep(asked["kill_after"])
+            os.kill(child, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     del warm
 
