@@ -76,8 +76,10 @@ class Grid:
             part[row, column] = value
 
     def present(self) -> Iterator[tuple[int, int, Object]]:
-        for row, column in np.argwhere(self.versions >= 0):
-            yield int(row), int(column), self.at(int(row), int(column))
+        where = np.nonzero(self.versions >= 0)
+        columns = (*where, *(part[where] for part in self.parts))
+        for row, column, *found in zip(*(values.tolist() for values in columns), strict=True):
+            yield row, column, Object(*found)
 
 
 @dataclass(frozen=True)

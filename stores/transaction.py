@@ -80,6 +80,7 @@ class Transaction:
         self._at = {name: row for row, name in enumerate(self._symbols)}
         self._recount: set[int] = set()
         self._put: dict[str, int] = {}
+        self._emptied: set[str] = set()
         self._changed = False
         self._final = False
         self._version = Version(folder, self._manifest())
@@ -160,7 +161,7 @@ class Transaction:
             if key not in named or (named[key].size, named[key].crc32c) != (len(data), checksum(data)):
                 named[key] = self._put_object(key, data)
         manifest = replace(manifest, documents={key: named[key] for key in found})
-        self._folder.remove(self._put.keys() - manifest.names())  # written, then left without a bar
+        self._folder.remove(self._emptied)
         return commit(self._folder, self._base, manifest, what, sum(self._put.values()), self._sealed)
 
     def _sealed(self) -> None:
@@ -335,6 +336,9 @@ class Transaction:
         grid = band.grids[array.name]
         if np.isnan(chunk).all():
             grid.put(row, column, ABSENT)
+            name = object_name(chunk_key(band.name, array, row, column), self._info.version)
+            if name in self._put:
+                self._emptied.add(name)
             return
         coder = self._version.coder(array)
         data = coder.encode(chunk)
@@ -349,6 +353,7 @@ class Transaction:
         name = object_name(key, self._info.version)
         size = len(data) if isinstance(data, bytes) else data.nbytes
         self._put[name] = size
+        self._emptied.discard(name)
         self._folder.put(name, data)
         return Object(self._info.version, size, checksum(data))
 
