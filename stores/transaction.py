@@ -6,6 +6,7 @@ names them comes last. Until then they are nobody's, whatever happens to the wri
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ from atc_backtest.stores.manifest import (
     Object,
     checksum,
     commit,
+    read_manifest,
 )
 from atc_backtest.stores.reading import TIMES, Version, check_range
 from atc_backtest.stores.zarr_view import documents
@@ -168,9 +170,10 @@ class Transaction:
         self._final = True
 
     def abort(self) -> None:
-        """Remove what was written, unless the manifest may name it already."""
-        if not self._final:
-            self._folder.remove(self._put)
+        """Remove what was written, unless it came to count, or another writer's version of that number did."""
+        with contextlib.suppress(StoreError):
+            if not self._final or read_manifest(self._folder).info.version < self._info.version:
+                self._folder.remove(self._put)
 
     def _manifest(self) -> Manifest:
         info = replace(self.info, history_bars=next((b.stop for b in self._bands if b.name == HISTORY), 0))
@@ -258,8 +261,8 @@ class Transaction:
         """A chunk of a store that is not coded, too large to be held: (offset, bytes) pieces that fill it."""
         key, size = chunk_key(band.name, array, row, 0), 8 * band.chunk[0] * band.chunk[1]
         name = object_name(key, self._info.version)
-        self._put[name] = size
         self._folder.put_pieces(name, size, pieces)
+        self._put[name] = size
         band.grids[array.name].put(row, 0, Object(self._info.version, size, checksum(self._folder.map(name))))
 
     # Symbols and cells
@@ -352,9 +355,9 @@ class Transaction:
     def _put_object(self, key: str, data: Data) -> Object:
         name = object_name(key, self._info.version)
         size = len(data) if isinstance(data, bytes) else data.nbytes
+        self._folder.put(name, data)
         self._put[name] = size
         self._emptied.discard(name)
-        self._folder.put(name, data)
         return Object(self._info.version, size, checksum(data))
 
 

@@ -22,6 +22,8 @@ import numpy as np
 from filling import FIELDS, HOUR, blocks, cut, hours
 
 from atc_backtest.stores import disk, lock, upkeep
+from atc_backtest.stores.coding import coder_of
+from atc_backtest.stores.layout import Array
 from atc_backtest.stores.memmap_store import heat
 from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.zarr_store import new_store
@@ -117,7 +119,8 @@ def run(command: str, path: Path, kill_at: int | None, file_limit: int | None) -
 
 
 def serve() -> None:
-    warm = np.zeros(1)
+    coder = coder_of("blosc", Array("close", ("close",)))  # children find the codec compiled
+    coder.decode(coder.encode(np.ones((1, 2, 64))), (1, 2, 64))
     for line in sys.stdin:
         asked = json.loads(line)
         child = os.fork()
@@ -132,7 +135,6 @@ def serve() -> None:
             time.sleep(asked["kill_after"])
             os.kill(child, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    del warm
 
 
 if __name__ == "__main__":

@@ -285,6 +285,28 @@ def test_a_living_writer_keeps_its_lock(path: Path) -> None:
     assert open_store(path).info.n_bars == 41
 
 
+def test_a_writer_whose_lock_was_taken_away_harms_nobody(path: Path) -> None:
+    refused = r"0/0/0\.v3 is in the way, .*store repair"
+    with pytest.raises(StoreError, match=refused), open_store(path).writing() as writer:  # noqa: PT012
+        (path / "writer.lock").unlink()
+        open_store(path).append(hours(50, 1), NAMES, blocks(3, 1))
+        writer.append(hours(40, 1), NAMES, blocks(3, 1))
+    assert verify(path).damage == ()
+    assert open_store(path).ts(40, 41)[0] == hours(50, 1)[0]
+
+
+def test_a_writer_that_is_overtaken_commits_nothing(path: Path) -> None:
+    first, other = open_store(path).writing(), path.with_name("other.zarr")
+    writer = first.__enter__()
+    shutil.copytree(path, other)
+    (other / "writer.lock").unlink()
+    open_store(other).append(hours(50, 1), NAMES, blocks(3, 1))
+    writer.append(hours(40, 1), NAMES, blocks(3, 1))
+    shutil.copy(other / "manifest.json", path / "manifest.json")
+    with pytest.raises(StoreError, match="is at version 3, this writer began at 2: open it again"):
+        first.__exit__(None, None, None)
+
+
 def test_repair_leaves_alone_what_is_not_the_stores(path: Path) -> None:
     (path / "notes.txt").write_text("mine")
     (path / "tail" / "close").mkdir(parents=True, exist_ok=True)
