@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atc_backtest.accounts import ACCOUNT, OPEN, REASONS, TRADE, Rules
+from atc_backtest.calendars import REMEDY, venue
 from atc_backtest.errors import ConfigError
 
 Value = float | int | bool | str | None
@@ -102,12 +103,16 @@ def _weekdays(bar_ns: int) -> float:
     return YEAR_NS / bar_ns * (5 / 7 if bar_ns < 7 * DAY_NS else 1.0)
 
 
-def _us_sessions(bar_ns: int) -> float:
+def _sessions(bar_ns: int, sessions: float, session_ns: int) -> float:
     if bar_ns >= 7 * DAY_NS:
         return YEAR_NS / bar_ns
     if bar_ns > DAY_NS:
-        return SESSIONS * DAY_NS / bar_ns
-    return float(SESSIONS * -(-SESSION_NS // bar_ns))  # the last bar of a session may be cut short
+        return sessions * DAY_NS / bar_ns
+    return float(sessions * -(-session_ns // bar_ns))  # the last bar of a session may be cut short
+
+
+def _us_sessions(bar_ns: int) -> float:
+    return _sessions(bar_ns, SESSIONS, SESSION_NS)
 
 
 _US_RULE = (
@@ -133,16 +138,21 @@ _COUNTS: dict[str, Callable[[int], float]] = {
 def bars_per_year(bar_ns: int, calendar: str | None, override: float | None = None) -> float:
     """A, the bars of a year that annualise the figures. `override` wins over the calendar.
 
-    Raises `ConfigError` for a calendar that is not in `CALENDARS` or missing, and for bar_ns <= 0.
+    A calendar is one of `CALENDARS`, or a venue of the exchange-calendars package where that is installed, counted
+    by its sessions as the US ones are. Raises `ConfigError` for an unknown or missing one, and for bar_ns <= 0.
     """
     if override is not None:
         return float(override)
-    if calendar not in _COUNTS:
+    other = None if calendar is None or calendar in _COUNTS else venue(calendar)
+    if calendar not in _COUNTS and other is None:
         found = "no calendar is set" if calendar is None else f"calendar = {calendar!r} is not known"
-        raise ConfigError(f"{found}: choose one of {', '.join(CALENDARS)}, or give bars_per_year, the bars in a year.")
+        raise ConfigError(
+            f"{found}: choose one of {', '.join(CALENDARS)}, a venue of exchange-calendars such as XLON ({REMEDY}), "
+            "or give bars_per_year, the bars in a year."
+        )
     if bar_ns <= 0:
         raise ConfigError(f"bar size = {bar_ns} ns is not allowed: more than 0. Give bars_per_year instead.")
-    return _COUNTS[calendar](bar_ns)
+    return _sessions(bar_ns, other.sessions, other.session_ns) if other else _COUNTS[calendar](bar_ns)  # type: ignore[index]
 
 
 def figures(account: np.void, rules: Rules, bars_per_year: float) -> dict[str, Value]:

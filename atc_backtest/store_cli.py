@@ -35,6 +35,25 @@ def info(
 
 @store_app.command()
 @guarded
+def gaps(
+    store: StoreArgument,
+    symbol: Annotated[str, typer.Argument(help="The symbol.", metavar="SYMBOL")],
+    calendar: Annotated[str | None, typer.Option(help="Another calendar than the store's, e.g. XLON.")] = None,
+    limit: Annotated[int, typer.Option(help="Gaps to print, the longest ones.")] = 40,
+    as_json: Json = False,
+) -> None:
+    """List the bars that the calendar expects and a symbol lacks."""
+    from atc_backtest import calendars, store_display
+    from atc_backtest.stores.opening import open_store, present_times
+
+    opened = open_store(store)
+    named = calendar or opened.info.calendar
+    found = calendars.gaps(present_times(opened, symbol), opened.info.bar_ns, named)
+    store_display.show_gaps(symbol, named, found, limit, as_json)
+
+
+@store_app.command()
+@guarded
 def history(store: StoreArgument, as_json: Json = False) -> None:
     """List every version: when it was committed, by what, and whether it can be gone back to."""
     from atc_backtest import store_display

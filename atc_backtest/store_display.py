@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from atc_backtest.display import counting_progress, iso, print_json, print_table
 
 if TYPE_CHECKING:
+    from atc_backtest.calendars import Gap
     from atc_backtest.stores.base import StoreInfo
     from atc_backtest.stores.upkeep import Compaction, Entry, Repair
     from atc_backtest.stores.verification import Verification
@@ -43,6 +44,21 @@ def show_info(info: StoreInfo, as_json: bool) -> None:
 
 def _span(n_bars: int, *times: int) -> tuple[str, ...]:
     return tuple(iso(ns) if n_bars else "-" for ns in times)
+
+
+def show_gaps(symbol: str, calendar: str, gaps: Sequence[Gap], limit: int, as_json: bool) -> None:
+    """The longest gaps, in order of time, and how many bars lack in all."""
+    if as_json:
+        print_json([asdict(one) for one in gaps])
+        return
+    n_bars = sum(one.n_bars for one in gaps)
+    print(f"{symbol}: {n_bars:,} bars lack in {len(gaps):,} gaps (calendar {calendar})")
+    longest = sorted(sorted(gaps, key=lambda one: -one.n_bars)[:limit], key=lambda one: one.first_ns)
+    columns: Columns = {"from (UTC)": "left", "to": "left", "bars": "right"}
+    if longest:
+        print_table(columns, [(iso(one.first_ns), iso(one.last_ns), f"{one.n_bars:,}") for one in longest])
+    if len(longest) < len(gaps):
+        print(f"... {len(gaps) - len(longest)} shorter ones: --limit {len(gaps)}")
 
 
 def show_history(entries: Sequence[Entry], as_json: bool) -> None:

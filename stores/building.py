@@ -16,7 +16,7 @@ from atc_backtest.stores.disk import Disk
 from atc_backtest.stores.folder import Folder, is_url, open_folder
 from atc_backtest.stores.layout import CHUNK_SYMBOLS, HISTORY_BARS, arrays_of
 from atc_backtest.stores.lock import locked
-from atc_backtest.stores.manifest import MANIFEST, Manifest, old_version, read_manifest
+from atc_backtest.stores.manifest import MANIFEST, Manifest, old_version, read_manifest, uncommitted
 from atc_backtest.stores.transaction import Transaction
 
 
@@ -131,7 +131,7 @@ def building(place: str | Path, empty: Manifest, what: str, overwrite: bool) -> 
     folder = open_folder(place)
     with writing_errors(str(place)):
         if is_url(place) or folder.has(MANIFEST):
-            with folder.locked(what), _committed(folder, _successor(folder, empty), what) as transaction:
+            with the_writer(folder, what), _committed(folder, _successor(folder, empty), what) as transaction:
                 yield transaction
             return
         with appearing(Path(folder.place), what) as hidden, _committed(hidden, empty, what) as transaction:
@@ -181,11 +181,25 @@ def _committed(folder: Folder, base: Manifest, what: str) -> Iterator[Transactio
 
 
 @contextlib.contextmanager
+def the_writer(folder: Folder, what: str) -> Iterator[None]:
+    """The lock, and what a writer that was killed left out of the way; its errors as `writing_errors`."""
+    with writing_errors(folder.place), folder.locked(what) as taken_over:
+        if taken_over and folder.has(MANIFEST) and old_version(folder) is None:
+            folder.remove(uncommitted(folder, read_manifest(folder).info.version))
+        yield
+
+
+@contextlib.contextmanager
 def writing_errors(place: str) -> Iterator[None]:
     """Disk full, no permission: a `StoreError` that says where."""
     try:
         yield
     except StoreError:
         raise
+    except FileExistsError as error:
+        raise StoreError(
+            f"cannot write {place}: {error.filename} is in the way, left by a writer that was killed: "
+            f"`atc-backtest store repair {place}` removes it. What was committed before is unchanged."
+        ) from error
     except OSError as error:
         raise StoreError(f"cannot write {place}: {error}. What was committed before is unchanged.") from error

@@ -6,9 +6,9 @@ the array has one field. Coding directly saves Zarr's copies and its event loop;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numcodecs
 import numpy as np
@@ -16,8 +16,12 @@ from zarr.codecs import BloscCodec, BloscShuffle
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import F64, I64
+from atc_backtest.stores.codecs import TickCodec
 from atc_backtest.stores.folder import Bytes, Data
 from atc_backtest.stores.layout import Array
+
+if TYPE_CHECKING:
+    from atc_backtest.stores.tick_chunk import Header
 
 CODECS = ("blosc", "pcodec", "raw")
 
@@ -75,8 +79,8 @@ def coder_of(codec: str, array: Array) -> Coder:
     """The coder of an array in a store of `codec`. `DataError` for an unknown one."""
     if codec == "raw":
         return RawCoder()
-    if codec == "blosc":
-        return BloscCoder()
+    if codec in ("blosc", "pcodec"):
+        return TickCoder(array.fields, codec)
     raise DataError(f"codec {codec!r} is not known: one of {', '.join(CODECS)}.")
 
 
@@ -103,25 +107,51 @@ class RawCoder:
         out[...] = self.decode(source.whole(), shape)[part]
 
 
-class BloscCoder:
-    """Bytes through Blosc: prices on ticks repeat whole float64 patterns, shuffling them halves the ratio."""
+class TickCoder:
+    """Prices as ticks, coded against each other; a field is read without those it does not need."""
 
-    zarr: Mapping[str, Any] = {"compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.noshuffle)]}
-    checks = False
+    checks = True
     maps = False
 
-    def __init__(self) -> None:
-        self._blosc = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.NOSHUFFLE)
+    def __init__(self, fields: Sequence[str], compressor: str) -> None:
+        self._codec = TickCodec(compressor=compressor, fields=tuple(fields) if len(fields) > 1 else None)
+        self.zarr: Mapping[str, Any] = {"serializer": self._codec, "compressors": None}
+        self._fields = fields
+
+    # Numba takes a quarter of a second to import: not before there is something to code.
 
     def encode(self, chunk: F64) -> Data:
-        data: bytes = self._blosc.encode(np.ascontiguousarray(chunk))
-        return data
+        from atc_backtest.stores.tick_chunk import ROLES, encode
+
+        roles = [ROLES[name] if self._codec.fields else 0 for name in self._fields]
+        return encode(np.ascontiguousarray(chunk), roles, self._codec.compressor, self._codec.level)
 
     def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
-        return np.frombuffer(_decompressed(self._blosc, data), dtype="<f8").reshape(shape)
+        from atc_backtest.stores.tick_chunk import Box, decode, open_chunk
+
+        header, sections = open_chunk(data)
+        _check_header(header, shape)
+        out = np.empty(shape)
+        decode(header, sections, Box(tuple(range(shape[0])), (0, shape[1]), (0, shape[2])), out)
+        return out
 
     def decode_field(self, source: Source, shape: tuple[int, int, int], part: Part, out: F64) -> None:
-        out[...] = self.decode(source.whole(), shape)[part]
+        from atc_backtest.stores.tick_chunk import Box, decode, header_bytes, read_header
+
+        header = read_header(source.part(0, header_bytes(shape[0])))
+        _check_header(header, shape)
+        needed = header.needed((part.field,))
+        first, last = header.spans[needed[0]][0], header.spans[needed[-1]][1]
+        data = np.frombuffer(source.part(first, last), dtype=np.uint8)
+        sections = {at: data[header.spans[at][0] - first : header.spans[at][1] - first] for at in needed}
+        box = Box((part.field,), (part.symbols.start, part.symbols.stop), (part.bars.start, part.bars.stop))
+        decode(header, sections, box, out[None])
+
+
+def _check_header(header: Header, shape: tuple[int, int, int]) -> None:
+    found = len(header.roles), header.n_symbols, header.n_bars
+    if found != shape:
+        raise ValueError(f"a chunk of {found} [fields, symbols, bars] where {shape} belong")
 
 
 TIMES_ZARR: Mapping[str, Any] = {"compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.shuffle)]}

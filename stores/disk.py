@@ -26,6 +26,7 @@ class Disk:
         self._root = root
         self._files: set[Path] = set()
         self._folders: set[Path] = set()
+        self._mine: set[Path] = set()
 
     @property
     def place(self) -> str:
@@ -59,9 +60,9 @@ class Disk:
                     yield path.relative_to(self._root).as_posix(), path.stat().st_size
 
     @contextlib.contextmanager
-    def locked(self, command: str) -> Iterator[None]:
-        with locked(self._root / LOCK, command):
-            yield
+    def locked(self, command: str) -> Iterator[bool]:
+        with locked(self._root / LOCK, command) as taken_over:
+            yield taken_over
 
     def break_lock(self) -> str | None:
         return break_lock(self._root / LOCK)
@@ -72,7 +73,9 @@ class Disk:
     def put_pieces(self, name: str, size: int, pieces: Iterable[tuple[int, Data]]) -> None:
         path = self._root / name
         self._make(path.parent)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        how = os.O_TRUNC if path in self._mine else os.O_EXCL  # never over what another writer put
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | how | os.O_CLOEXEC, 0o666)
+        self._mine.add(path)
         self._files.add(path)
         self._folders.add(path.parent)
         try:
@@ -80,6 +83,9 @@ class Disk:
                 os.ftruncate(handle, size)
             for offset, data in pieces:
                 _write(handle, view(data), offset)
+        except BaseException:
+            self.remove([name])
+            raise
         finally:
             os.close(handle)
 
@@ -93,6 +99,7 @@ class Disk:
         path = self._root / name
         hidden = f"{name}.tmp"
         try:
+            self.remove([hidden])
             self.put(hidden, data)
             self.sync()
             os.replace(self._root / hidden, path)  # noqa: PTH105  faults are injected into `os`
@@ -108,6 +115,7 @@ class Disk:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)  # noqa: PTH108
             self._files.discard(path)
+            self._mine.discard(path)
             folders |= {parent for parent in path.parents if parent.is_relative_to(self._root)}
         for folder in sorted(folders - {self._root}, reverse=True):
             with contextlib.suppress(OSError):

@@ -41,8 +41,11 @@ class Folder(Protocol):
         """(name, bytes) of every object below `prefix`, in any order."""
         ...
 
-    def locked(self, command: str) -> AbstractContextManager[None]:
-        """The one writer's right to write; `StoreError` names the writer that has it."""
+    def locked(self, command: str) -> AbstractContextManager[bool]:
+        """The one writer's right to write; `StoreError` names the writer that has it.
+
+        True where the writer before did not end in order: what it left may be in the way.
+        """
         ...
 
     def break_lock(self) -> str | None:
@@ -50,7 +53,7 @@ class Folder(Protocol):
         ...
 
     def put(self, name: str, data: Data) -> None:
-        """Write an object. It is on disk only after `sync`."""
+        """Write an object. It is on disk only after `sync`. On a disk `OSError` where another writer put one."""
         ...
 
     def put_pieces(self, name: str, size: int, pieces: Iterable[tuple[int, Data]]) -> None:

@@ -79,9 +79,12 @@ def refusal(place: str, owner: Owner | None) -> StoreError:
 
 
 @contextlib.contextmanager
-def locked(path: Path, command: str) -> Iterator[None]:
-    """Hold the lock while the block runs. `StoreError` names the writer that has it."""
-    handle = _take(path)
+def locked(path: Path, command: str) -> Iterator[bool]:
+    """Hold the lock while the block runs. `StoreError` names the writer that has it.
+
+    True where its last owner did not release it, for it was killed.
+    """
+    handle, taken_over = _take(path)
     try:
         found = os.pread(handle, 1 << 16, 0)
         before = parse_owner(found)
@@ -92,7 +95,7 @@ def locked(path: Path, command: str) -> Iterator[None]:
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, to_bytes(this_process(command)), 0)
-            yield
+            yield taken_over
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)  # noqa: PTH108
@@ -126,9 +129,13 @@ def break_lock(path: Path) -> str | None:
     return str(owner) if owner else "a writer that did not say its name"
 
 
-def _take(path: Path) -> int:
-    """A handle of the locked file that stands at `path`: its last owner may have removed the one we opened."""
+def _take(path: Path) -> tuple[int, bool]:
+    """A handle of the locked file that stands at `path`, and whether it was there before.
+
+    Its last owner may have removed the one we opened: then once more.
+    """
     while True:
+        there = path.exists()
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         if not _flock(handle):
             owner = parse_owner(os.pread(handle, 1 << 16, 0))
@@ -136,7 +143,7 @@ def _take(path: Path) -> int:
             raise refusal(str(path), owner)
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == path.stat().st_ino:
-                return handle
+                return handle, there
         os.close(handle)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from atc_backtest.errors import StoreError
 from atc_backtest.stores.base import I64, StoreInfo, SymbolInfo
 from atc_backtest.stores.folder import Data, Folder
-from atc_backtest.stores.layout import HISTORY, Array, chunk_key, object_name
+from atc_backtest.stores.layout import HISTORY, Array, chunk_key, object_name, written_by
 
 MANIFEST = "manifest.json"
 FORMAT = "atc-backtest store"
@@ -76,8 +76,10 @@ class Grid:
             part[row, column] = value
 
     def present(self) -> Iterator[tuple[int, int, Object]]:
-        for row, column in np.argwhere(self.versions >= 0):
-            yield int(row), int(column), self.at(int(row), int(column))
+        where = np.nonzero(self.versions >= 0)
+        columns = (*where, *(part[where] for part in self.parts))
+        for row, column, *found in zip(*(values.tolist() for values in columns), strict=True):
+            yield row, column, Object(*found)
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,18 @@ def kept_versions(folder: Folder, current: Manifest) -> list[int]:
     return sorted(found)
 
 
+def uncommitted(folder: Folder, current: int) -> dict[str, int]:
+    """Name -> bytes of what is there of versions after `current`, which nobody reads."""
+    found = {}
+    for name, size in folder.sizes():
+        number = name.removeprefix("versions/").removesuffix(".json")
+        copy_of = int(number) if name.startswith("versions/") and number.isdigit() else None
+        version = written_by(name) if copy_of is None else copy_of
+        if name.endswith(".json.tmp") or (version is not None and version > current):
+            found[name] = size
+    return found
+
+
 def _number(folder: Folder) -> int:
     """The version that counts, of any format."""
     earlier = old_version(folder)
@@ -295,7 +309,7 @@ def commit(
     n_bytes: int,
     sealed: Callable[[], None] = lambda: None,
 ) -> Manifest:
-    """Objects to disk, the copy of the manifest, then the manifest itself. `sealed` is called before it may count."""
+    """Objects to disk, the copy of the manifest, then the manifest itself. `sealed`: before it may count."""
     info = manifest.info
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     entry = Commit(info.version, when, what, len(info.symbols), info.n_bars, n_bytes)
@@ -303,6 +317,7 @@ def commit(
     data = to_bytes(manifest)
     folder.sync()
     if folder.has(MANIFEST) and (found := _number(folder)) != base.info.version:
+        sealed()  # what was put may bear the names of what another writer committed
         raise StoreError(f"{info.path} is at version {found}, this writer began at {base.info.version}: open it again.")
     folder.replace(version_name(info.version), data)
     sealed()

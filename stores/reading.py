@@ -164,7 +164,7 @@ class Version:
             first, last = (int(self.ts(bar, bar + 1)[0]) for bar in (start, stop - 1))
         except StoreError:
             return f"bars [{start}, {stop})"
-        return f"{np.datetime64(first, 's' if first % 10**9 == 0 else 'ns')} to {np.datetime64(last, 'ns')}"
+        return " to ".join(str(np.datetime64(ns, "ns")).removesuffix(".000000000") for ns in (first, last))
 
     def damage(self, name: str, what: str, error: Exception) -> StoreError:
         place = self.info.path

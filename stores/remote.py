@@ -60,15 +60,17 @@ class Remote:
             yield path.removeprefix(self._root).lstrip("/"), entry["size"]
 
     @contextlib.contextmanager
-    def locked(self, command: str) -> Iterator[None]:
+    def locked(self, command: str) -> Iterator[bool]:
+        taken_over = False
         with contextlib.suppress(FileNotFoundError):
             owner = parse_owner(self.read(LOCK))
+            taken_over = True
             if owner is None or not owner.here or owner.alive:
                 raise refusal(self._url, owner)
         mine = to_bytes(this_process(command))
         self.put(LOCK, mine)
         try:
-            yield
+            yield taken_over
         finally:
             self.remove([LOCK])
 

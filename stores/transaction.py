@@ -6,6 +6,7 @@ names them comes last. Until then they are nobody's, whatever happens to the wri
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ from atc_backtest.stores.manifest import (
     Object,
     checksum,
     commit,
+    read_manifest,
 )
 from atc_backtest.stores.reading import TIMES, Version, check_range
 from atc_backtest.stores.zarr_view import documents
@@ -80,6 +82,7 @@ class Transaction:
         self._at = {name: row for row, name in enumerate(self._symbols)}
         self._recount: set[int] = set()
         self._put: dict[str, int] = {}
+        self._emptied: set[str] = set()
         self._changed = False
         self._final = False
         self._version = Version(folder, self._manifest())
@@ -160,16 +163,17 @@ class Transaction:
             if key not in named or (named[key].size, named[key].crc32c) != (len(data), checksum(data)):
                 named[key] = self._put_object(key, data)
         manifest = replace(manifest, documents={key: named[key] for key in found})
-        self._folder.remove(self._put.keys() - manifest.names())  # written, then left without a bar
+        self._folder.remove(self._emptied)
         return commit(self._folder, self._base, manifest, what, sum(self._put.values()), self._sealed)
 
     def _sealed(self) -> None:
         self._final = True
 
     def abort(self) -> None:
-        """Remove what was written, unless the manifest may name it already."""
-        if not self._final:
-            self._folder.remove(self._put)
+        """Remove what was written, unless it came to count, or another writer's version of that number did."""
+        with contextlib.suppress(StoreError):
+            if not self._final or read_manifest(self._folder).info.version < self._info.version:
+                self._folder.remove(self._put)
 
     def _manifest(self) -> Manifest:
         info = replace(self.info, history_bars=next((b.stop for b in self._bands if b.name == HISTORY), 0))
@@ -257,8 +261,8 @@ class Transaction:
         """A chunk of a store that is not coded, too large to be held: (offset, bytes) pieces that fill it."""
         key, size = chunk_key(band.name, array, row, 0), 8 * band.chunk[0] * band.chunk[1]
         name = object_name(key, self._info.version)
-        self._put[name] = size
         self._folder.put_pieces(name, size, pieces)
+        self._put[name] = size
         band.grids[array.name].put(row, 0, Object(self._info.version, size, checksum(self._folder.map(name))))
 
     # Symbols and cells
@@ -335,6 +339,9 @@ class Transaction:
         grid = band.grids[array.name]
         if np.isnan(chunk).all():
             grid.put(row, column, ABSENT)
+            name = object_name(chunk_key(band.name, array, row, column), self._info.version)
+            if name in self._put:
+                self._emptied.add(name)
             return
         coder = self._version.coder(array)
         data = coder.encode(chunk)
@@ -348,8 +355,9 @@ class Transaction:
     def _put_object(self, key: str, data: Data) -> Object:
         name = object_name(key, self._info.version)
         size = len(data) if isinstance(data, bytes) else data.nbytes
-        self._put[name] = size
         self._folder.put(name, data)
+        self._put[name] = size
+        self._emptied.discard(name)
         return Object(self._info.version, size, checksum(data))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atc_backtest.errors import ConfigError, StoreError
-from atc_backtest.stores.building import writing_errors
+from atc_backtest.stores.building import the_writer, writing_errors
 from atc_backtest.stores.disk import LOCK, Disk
 from atc_backtest.stores.folder import Folder, is_url, open_folder
 from atc_backtest.stores.layout import HISTORY, HISTORY_BARS, TAIL, TAIL_BARS, chunk_symbols, object_name, written_by
@@ -22,6 +22,7 @@ from atc_backtest.stores.manifest import (
     kept_versions,
     read_manifest,
     to_bytes,
+    uncommitted,
     version_name,
 )
 from atc_backtest.stores.transaction import Piece, Transaction
@@ -58,7 +59,7 @@ def rollback(place: str | Path, version: int) -> Manifest:
     """A new version whose content is that of an earlier one. `StoreError` when that is no longer kept whole."""
     folder = _store_at(place)
     what = f"rollback to version {version}"
-    with writing_errors(folder.place), folder.locked(what):
+    with the_writer(folder, what):
         current = read_manifest(folder)
         old = committed(folder, version)
         found = dict(folder.sizes())
@@ -89,7 +90,7 @@ def compact(place: str | Path, keep: int | None = None) -> Compaction:
     if keep is not None and keep < 1:
         raise ConfigError(f"--keep {keep} is not allowed: at least 1, the version that counts.")
     folder = _store_at(place)
-    with writing_errors(folder.place), folder.locked("compact"):
+    with the_writer(folder, "compact"):
         before = read_manifest(folder)
         transaction = Transaction(folder, before)
         try:
@@ -213,24 +214,12 @@ def _garbage(folder: Folder, current: Manifest) -> dict[str, int]:
             sure = False
             continue
         named |= manifest.names()
-    garbage = {}
+    garbage = uncommitted(folder, current.info.version)
     for name, size in folder.sizes():
-        version = written_by(name)
-        uncommitted = version is not None and version > current.info.version
-        forgotten = version is not None and sure
-        if name not in named and (uncommitted or forgotten or _is_leftover(name, current.info.version)):
+        forgotten = written_by(name) is not None and sure
+        if name not in named and (forgotten or EARLIER_FORMAT.fullmatch(name)):
             garbage[name] = size
     return garbage
-
-
-def _is_leftover(name: str, current: int) -> bool:
-    """A manifest that was not finished or never came to count, or an array of an earlier format."""
-    if name.endswith(".json.tmp"):
-        return True
-    number = name.removeprefix("versions/").removesuffix(".json")
-    if name.startswith("versions/") and number.isdigit():
-        return int(number) > current
-    return EARLIER_FORMAT.fullmatch(name) is not None
 
 
 def _is_ours(name: str) -> bool:

@@ -249,9 +249,18 @@ class _Check:
             except (OSError, ValueError) as error:
                 problem = str(error.__cause__ or error) if isinstance(error, StoreError) else str(error)
                 self._doubtful[slice(*symbols)] = True
-                self._report(name, problem, bars, fields=array.fields, symbols=names)
+                lost = [field for field in array.fields if not self._reads(field, symbols, bars)] or array.fields
+                self._report(name, problem, bars, fields=lost, symbols=names)
         if len(blocks) == len(self._manifest.info.fields):
             self._check_cells(blocks, symbols, bars, names)
+
+    def _reads(self, field: str, symbols: tuple[int, int], bars: tuple[int, int]) -> bool:
+        """Whether a field of a damaged chunk is among what can still be had."""
+        try:
+            self._version.read(field, symbols, bars)
+        except StoreError:
+            return False
+        return True
 
     def _check_cells(
         self, blocks: dict[str, F64], symbols: tuple[int, int], bars: tuple[int, int], names: list[str]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from atc_backtest.errors import StoreError
 from atc_backtest.stores.base import F64, I64, Blocks, StoreInfo
-from atc_backtest.stores.building import StoreWriter, check_free, create, new_store, writing_errors
+from atc_backtest.stores.building import StoreWriter, check_free, create, new_store, the_writer
 from atc_backtest.stores.folder import Folder, open_folder
 from atc_backtest.stores.manifest import Manifest, committed, read_manifest
 from atc_backtest.stores.reading import Version
@@ -55,7 +55,7 @@ class ZarrStore:
     @contextlib.contextmanager
     def writing(self, what: str = "write") -> Iterator[Transaction]:
         """As `WritableStore.writing`; `what` is said in the history."""
-        with writing_errors(self.info.path), self._folder.locked(what):
+        with the_writer(self._folder, what):
             found = read_manifest(self._folder)
             if (found.info.id, found.info.version) != (self.info.id, self.info.version):
                 raise StoreError(

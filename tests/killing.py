@@ -1,8 +1,8 @@
 """Commands on a store in a process that dies at its n-th disk operation, or when somebody kills it.
 
 Run as a script it imports everything once and then forks a child for every line of JSON on its stdin:
-{"command": name, "path": ..., "kill_at": n or null, "file_limit": bytes or null}; it answers with the child's
-exit status, negative for a signal, and says beforehand which process the child is.
+{"command": name, "path": ..., "kill_at": n, "kill_after": seconds, "file_limit": bytes}, each perhaps null; it
+answers with the child's exit status, negative for a signal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import numpy as np
 from filling import FIELDS, HOUR, blocks, cut, hours
 
 from atc_backtest.stores import disk, lock, upkeep
+from atc_backtest.stores.coding import coder_of
+from atc_backtest.stores.layout import Array
 from atc_backtest.stores.memmap_store import heat
 from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.zarr_store import new_store
@@ -116,7 +119,8 @@ def run(command: str, path: Path, kill_at: int | None, file_limit: int | None) -
 
 
 def serve() -> None:
-    warm = np.zeros(1)
+    coder = coder_of("blosc", Array("close", ("close",)))  # children find the codec compiled
+    coder.decode(coder.encode(np.ones((1, 2, 64))), (1, 2, 64))
     for line in sys.stdin:
         asked = json.loads(line)
         child = os.fork()
@@ -127,9 +131,10 @@ def serve() -> None:
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(FAILED)
-        print(child, flush=True)
+        if asked["kill_after"] is not None:
+            time.sleep(asked["kill_after"])
+            os.kill(child, signal.SIGKILL)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    del warm
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
     ("errors", "config", "growth", "accounts", "jit"),
-    ("reference", "execution", "metrics", "stores"),
+    ("calendars", "reference", "execution", "metrics", "stores"),
     ("kernels",),
     ("pipelines", "live"),
     ("diagnosis", "display", "fetch_display", "store_display"),
@@ -33,8 +33,16 @@ LAYERS = (
 """From the ground up, the twin of the README's picture: a module imports its own layer or lower ones."""
 
 DOORS = {
-    "zarr": ("atc_backtest.stores.zarr_store", "atc_backtest.stores.zarr_view", "atc_backtest.stores.coding"),
+    "zarr": (
+        "atc_backtest.stores.codecs",
+        "atc_backtest.stores.coding",
+        "atc_backtest.stores.zarr_store",
+        "atc_backtest.stores.zarr_view",
+    ),
     "numcodecs": ("atc_backtest.stores.coding",),
+    "blosc2": ("atc_backtest.stores.compressors",),
+    "pcodec": ("atc_backtest.stores.compressors",),
+    "exchange_calendars": ("atc_backtest.calendars",),
     "fsspec": ("atc_backtest.stores.remote",),
     "fcntl": ("atc_backtest.jit", "atc_backtest.stores.fetch.partial", "atc_backtest.stores.lock"),
     "dask": ("atc_backtest.pipelines.executors",),

@@ -332,6 +332,12 @@ class TestRawZarrStore(TestZarrStore):
         return create_store(folder / "prices.zarr", bar_ns=HOUR, calendar="24/7", fields=FIELDS, codec="raw")
 
 
+class TestPcodecZarrStore(TestZarrStore):
+    def fresh(self, folder: Path) -> WritableStore:
+        pytest.importorskip("pcodec", reason="pip install 'atc-backtest[pcodec]'")
+        return create_store(folder / "prices.zarr", bar_ns=HOUR, calendar="24/7", fields=FIELDS, codec="pcodec")
+
+
 class TestMemmapStore(TestZarrStore):
     def fresh(self, folder: Path) -> WritableStore:
         return create_memmap(folder / "hot", bar_ns=HOUR, calendar="24/7", fields=FIELDS)

@@ -155,6 +155,7 @@ def check_rest(path: Path, name: str, found: Verification, wanted: dict[str, np.
         assert one.symbols == ("A", "B", "C")
         assert one.first_ns == hours(0, 1)[0]
         assert one.last_ns == hours(39, 1)[0]
+        assert lost
         for field in lost:
             with pytest.raises(StoreError, match=rf"damaged: .*{name}.*of A, B, C, .* to "):
                 store.read(field, (0, 3), (0, 40))
@@ -173,7 +174,10 @@ def test_damage_costs_only_its_own_symbols_and_times(tmp_path: Path) -> None:
     assert (one.first_ns, one.last_ns) == (hours(4096, 1)[0], hours(8191, 1)[0])
     assert one.fields == ("close",)
     store = open_store(path)
-    with pytest.raises(StoreError, match=r"close of S64, S65, .* and 56 more, .* to .*The rest can be read"):
+    with pytest.raises(
+        StoreError,
+        match=r"close of S64, .* and 56 more, 2016-02-06T08:00:00 to 2016-07-25T23:00:00\. The rest can be read",
+    ):
         store.read("close", (0, 130), (0, 9000))
     assert store.read("close", (0, 64), (0, 9000)).tobytes() == wanted["close"][:64].tobytes()
     assert store.read("close", (64, 130), (0, 4096)).tobytes() == wanted["close"][64:, :4096].tobytes()
@@ -192,6 +196,16 @@ def test_a_damaged_manifest_is_brought_back(path: Path) -> None:
     flip(path / "versions" / "000001.json", 100)
     assert upkeep.repair(path).removed == ()
     assert [one.name for one in verify(path).damage] == ["versions/000001.json"]
+
+
+def test_what_is_written_and_taken_back_leaves_nothing(path: Path) -> None:
+    with open_store(path).writing() as writer:
+        writer.append(hours(40, 5000), ["A"], blocks(1, 5000))
+        writer.correct(hours(40, 5000), ["A"], {name: np.full((1, 5000), np.nan) for name in FIELDS})
+    assert open_store(path).info.symbols[0].last_ns == hours(39, 1)[0]
+    assert list(path.glob("tail/volume/c/0/1.v*")) == []
+    assert verify(path).damage == ()
+    assert upkeep.repair(path).removed == ()
 
 
 def test_a_missing_object_is_damage_and_no_price(path: Path) -> None:
@@ -269,6 +283,28 @@ def test_a_living_writer_keeps_its_lock(path: Path) -> None:
         with pytest.raises(StoreError, match="which lives: end that process first"):
             upkeep.repair(path, break_another_lock=True)
     assert open_store(path).info.n_bars == 41
+
+
+def test_a_writer_whose_lock_was_taken_away_harms_nobody(path: Path) -> None:
+    refused = r"0/0/0\.v3 is in the way, .*store repair"
+    with pytest.raises(StoreError, match=refused), open_store(path).writing() as writer:  # noqa: PT012
+        (path / "writer.lock").unlink()
+        open_store(path).append(hours(50, 1), NAMES, blocks(3, 1))
+        writer.append(hours(40, 1), NAMES, blocks(3, 1))
+    assert verify(path).damage == ()
+    assert open_store(path).ts(40, 41)[0] == hours(50, 1)[0]
+
+
+def test_a_writer_that_is_overtaken_commits_nothing(path: Path) -> None:
+    first, other = open_store(path).writing(), path.with_name("other.zarr")
+    writer = first.__enter__()
+    shutil.copytree(path, other)
+    (other / "writer.lock").unlink()
+    open_store(other).append(hours(50, 1), NAMES, blocks(3, 1))
+    writer.append(hours(40, 1), NAMES, blocks(3, 1))
+    shutil.copy(other / "manifest.json", path / "manifest.json")
+    with pytest.raises(StoreError, match="is at version 3, this writer began at 2: open it again"):
+        first.__exit__(None, None, None)
 
 
 def test_repair_leaves_alone_what_is_not_the_stores(path: Path) -> None:

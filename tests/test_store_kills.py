@@ -44,22 +44,20 @@ class Victims:
             env=os.environ | {"PYTHONPATH": paths, "NUMBA_NUM_THREADS": "1"},
         )
 
-    def start(self, command: str, path: Path, kill_at: int | None = None, file_limit: int | None = None) -> int:
+    def run(
+        self,
+        command: str,
+        path: Path,
+        kill_at: int | None = None,
+        kill_after: float | None = None,
+        file_limit: int | None = None,
+    ) -> int:
+        """Exit status of the victim: -9 when it was killed."""
         assert self._server.stdin is not None
-        asked = {"command": command, "path": str(path), "kill_at": kill_at, "file_limit": file_limit}
-        self._server.stdin.write(json.dumps(asked) + "\n")
-        self._server.stdin.flush()
-        return self._answer()
-
-    def run(self, command: str, path: Path, kill_at: int | None = None, file_limit: int | None = None) -> int:
-        self.start(command, path, kill_at, file_limit)
-        return self.status()
-
-    def status(self) -> int:
-        return self._answer()
-
-    def _answer(self) -> int:
         assert self._server.stdout is not None
+        asked = {"command": command, "path": str(path), "kill_at": kill_at, "kill_after": kill_after}
+        self._server.stdin.write(json.dumps(asked | {"file_limit": file_limit}) + "\n")
+        self._server.stdin.flush()
         line = self._server.stdout.readline()
         assert line, "the process that forks the victims is gone"
         return int(line)
@@ -187,10 +185,7 @@ def test_killed_at_random_moments(command: str, victims: Victims, prepared: dict
     rng = np.random.default_rng(0)
     for turn in range(12):
         path = scene(prepared, command, tmp_path / str(turn))
-        child = victims.start(command, path)
-        time.sleep(rng.uniform(0, 1.2 * took))
-        os.kill(child, signal.SIGKILL)  # it is waited for by its parent only after we asked
-        assert victims.status() in (0, -signal.SIGKILL)
+        assert victims.run(command, path, kill_after=rng.uniform(0, 1.2 * took)) in (0, -signal.SIGKILL)
         check_survivor(victims, command, path, before, after)
         shutil.rmtree(path.parent)
 
