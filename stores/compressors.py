@@ -85,23 +85,30 @@ def _pcodec() -> tuple[Any, Any]:
     return pcodec, standalone
 
 
-def pack_pcodec(numbers: NDArray[Any], level: int, *, differences: bool) -> bytes:
-    """Empty for empty. `differences`: the numbers are such already, and taking more of them does not help."""
+def pack_pcodec(numbers: NDArray[Any], level: int, rows: list[int], *, differences: bool) -> bytes:
+    """Empty for empty. `rows`: how many numbers have statistics of their own, one after another.
+
+    `differences`: the numbers are such already, and taking more of them does not help.
+    """
     if numbers.size == 0:
         return b""
     pcodec, standalone = _pcodec()
-    delta = pcodec.DeltaSpec.no_op() if differences else pcodec.DeltaSpec.auto()
-    found: bytes = standalone.simple_compress(numbers, pcodec.ChunkConfig(compression_level=level, delta_spec=delta))
+    settings = pcodec.ChunkConfig(
+        compression_level=level,
+        delta_spec=pcodec.DeltaSpec.no_op() if differences else pcodec.DeltaSpec.auto(),
+        paging_spec=pcodec.PagingSpec.exact_page_sizes(rows),
+    )
+    found: bytes = standalone.simple_compress(numbers, settings)
     return found
 
 
-def unpack_pcodec(data: bytes, numbers: NDArray[Any]) -> None:
-    """Fills `numbers`, which must be as long as what was packed."""
-    if numbers.size == 0 and not data:
+def unpack_pcodec(data: U8, numbers: NDArray[Any]) -> None:
+    """Fills `numbers`, which must be as long as what was packed. One call: short ones keep other threads waiting."""
+    if numbers.size == 0 and data.size == 0:
         return
     _, standalone = _pcodec()
     try:
-        progress = standalone.simple_decompress_into(data, numbers)
+        progress = standalone.simple_decompress_into(data.tobytes(), numbers)
     except (RuntimeError, TypeError) as error:
         raise damaged(f"pcodec: {error}") from error
     if progress.n_processed != numbers.size or not progress.finished:

@@ -152,7 +152,7 @@ def _encode(block: F64, roles: Sequence[int], compressor: str, level: int, raw_o
     for field in range(n_fields):
         arrays = [stream[field, :n] for stream, n in zip(streams, used[field], strict=True)]
         pack = _parts_by_pcodec if compressor == "pcodec" else _parts_by_blosc
-        parts = pack(table[field], arrays, level, n_bars, roles[field] == ALONE)
+        parts = pack(table[field], arrays, level, n_bars)
         meta = b"".join(part.tobytes() for part in (table[field], arrays[AT_MAPS], arrays[AT_PLACES]))
         packed = pack_blosc(np.frombuffer(meta, np.uint8), 5, 0, plain=True)
         smaller = len(packed) < len(meta)
@@ -177,23 +177,18 @@ def _lengths(parts: list[bytes]) -> bytes:
     return bytes(found)
 
 
-def _parts_by_blosc(table: Any, arrays: list[Any], level: int, n_bars: int, alone: bool) -> list[bytes]:
+def _parts_by_blosc(table: Any, arrays: list[Any], level: int, n_bars: int) -> list[bytes]:
     parts = [pack_blosc(arrays[at], level, n_bars * arrays[at].itemsize) for at in IN_ROWS[:-1]]
     parts.append(pack_floats(arrays[AT_RAW], level, n_bars * 8))
-    return [*parts, pack_blosc(arrays[AT_OFF], level, 0), pack_blosc(arrays[AT_BITS], level, 0)]
+    return [*parts, *(pack_blosc(arrays[at], level, 0) for at in (AT_OFF, AT_BITS))]
 
 
-def _parts_by_pcodec(table: Any, arrays: list[Any], level: int, n_bars: int, alone: bool) -> list[bytes]:
-    """A piece a row: rows differ. Their lengths go into the table."""
-    in_stream, parts = _stream_of(table), []
-    for at in IN_ROWS:
-        pieces, begin = [], 0
-        for row in np.flatnonzero(in_stream == at):
-            stop = begin + int(table["n_present"][row])
-            pieces.append(pack_pcodec(arrays[at][begin:stop], level, differences=at != AT_RAW))
-            table["packed_bytes"][row], begin = len(pieces[-1]), stop
-        parts.append(b"".join(pieces))
-    return [*parts, *(pack_pcodec(arrays[at], level, differences=False) for at in (AT_OFF, AT_BITS))]
+def _parts_by_pcodec(table: Any, arrays: list[Any], level: int, n_bars: int) -> list[bytes]:
+    in_stream = _stream_of(table)
+    rows = [table["n_present"][in_stream == at].tolist() for at in IN_ROWS]
+    parts = [pack_pcodec(arrays[at], level, rows[at], differences=at != AT_RAW) for at in IN_ROWS]
+    off = (pack_pcodec(arrays[at], level, [arrays[at].size], differences=False) for at in (AT_OFF, AT_BITS))
+    return [*parts, *off]
 
 
 def _stream_of(table: Any) -> NDArray[np.int64]:
@@ -278,8 +273,11 @@ def decode(header: Header, sections: Mapping[int, U8], box: Box, out: F64) -> No
     arrays[AT_MAPS], arrays[AT_PLACES] = np.concatenate(maps), np.concatenate(places)
     for i in range(len(needed)):
         targets = [arrays[stream][used[i, stream] : used[i + 1, stream]] for stream in (*IN_ROWS, AT_OFF, AT_BITS)]
-        unpack = _unpack_by_pcodec if header.compressor == "pcodec" else _unpack_by_blosc
-        unpack(parts[i], targets, tables[i], box.symbols)
+        unpack = unpack_pcodec if header.compressor == "pcodec" else unpack_blosc
+        asked = set(_stream_of(tables[i][slice(*box.symbols)]).tolist())
+        for stream, (part, target) in enumerate(zip(parts[i], targets, strict=True)):
+            if stream in asked or stream not in IN_ROWS:
+                unpack(part, target)
     _decode_rows(header, needed, box, tables, Streams(*arrays), at, out)
 
 
@@ -325,29 +323,6 @@ def _read_table(
     if not locate(table, header.n_bars, at, used):
         raise damaged("a table that contradicts itself")
     return table, meta[n_table:]
-
-
-def _unpack_by_blosc(parts: list[U8], targets: list[Any], table: Any, symbols: tuple[int, int]) -> None:
-    asked = set(_stream_of(table[slice(*symbols)]).tolist())
-    for stream, (part, target) in enumerate(zip(parts, targets, strict=True)):
-        if stream in asked or stream > AT_RAW:
-            unpack_blosc(part, target)
-
-
-def _unpack_by_pcodec(parts: list[U8], targets: list[Any], table: Any, symbols: tuple[int, int]) -> None:
-    in_stream = _stream_of(table)
-    for stream in IN_ROWS:
-        rows = np.flatnonzero(in_stream == stream)
-        begins = np.cumsum([0, *table["packed_bytes"][rows]])
-        firsts = np.cumsum([0, *table["n_present"][rows]])
-        if begins[-1] != parts[stream].size:
-            raise damaged("pieces that do not add up")
-        for i, row in enumerate(rows):
-            if symbols[0] <= row < symbols[1]:
-                piece = parts[stream][begins[i] : begins[i + 1]].tobytes()
-                unpack_pcodec(piece, targets[stream][firsts[i] : firsts[i + 1]])
-    for part, target in zip(parts[len(IN_ROWS) :], targets[len(IN_ROWS) :], strict=True):
-        unpack_pcodec(part.tobytes(), target)
 
 
 def _decode_rows(

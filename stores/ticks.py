@@ -43,7 +43,7 @@ ROW = np.dtype(
         ("n_present", "<u4"),
         ("n_off", "<u4"),  # values kept beside the integers
         ("places_bytes", "<u4"),  # of their positions
-        ("packed_bytes", "<u4"),  # pcodec's piece of this row
+        ("spare", "<u4"),  # 0
         ("kind", "u1"),
         ("predictor", "u1"),
         ("width", "u1"),  # bytes an integer, 0 = all are zero
