@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atc_backtest.errors import DataError, UnavailableError
+from atc_backtest.jit import CompiledWhenCalled
+from atc_backtest.stores import tick_forms, tick_reading, tick_writing, ticks
 from atc_backtest.stores.compressors import (
     MOST_BYTES,
     U8,
@@ -34,8 +36,6 @@ from atc_backtest.stores.compressors import (
     unpack_pcodec,
     unpacked_bytes,
 )
-from atc_backtest.stores.tick_reading import decode_rows, locate
-from atc_backtest.stores.tick_writing import encode_rows
 from atc_backtest.stores.ticks import (
     ALONE,
     AT_BITS,
@@ -58,6 +58,10 @@ from atc_backtest.stores.ticks import (
 
 if sys.byteorder != "little":
     raise UnavailableError("atc.ticks reads and writes prices on little-endian machines only.")
+
+encode_rows = CompiledWhenCalled(tick_writing.encode_rows, (tick_forms, ticks))
+locate = CompiledWhenCalled(tick_reading.locate, (ticks,))
+decode_rows = CompiledWhenCalled(tick_reading.decode_rows, (ticks,))
 
 MAGIC = b"ATCT"
 VERSION = 1

@@ -20,8 +20,8 @@ from atc_backtest.stores.ticks import (
     POWERS,
     RAW,
     TICKS,
-    compiled,
     decimals_of,
+    part,
     printed_power,
     same_bits,
     value_of,
@@ -34,7 +34,7 @@ BITS_OFF = 40
 """About what a value kept beside the integers costs."""
 
 
-@compiled
+@part
 def _survey(x, present, n_present, single, most, sample, counts):
     """Adds to counts[k] how many of a sample need k decimals; those that no k gives back to counts[-1]."""
     every, seen = max(n_present // sample, 1), 0
@@ -46,7 +46,7 @@ def _survey(x, present, n_present, single, most, sample, counts):
             seen += 1
 
 
-@compiled
+@part
 def _cheapest(counts):
     """(bits a value, decimals): fewer decimals leave more values to be kept beside the integers."""
     n = counts.sum()
@@ -59,7 +59,7 @@ def _cheapest(counts):
     return best, decimals
 
 
-@compiled
+@part
 def _choose(block, s, fields, present, n_present):
     """(decimals, single) for some fields of symbol s together; float32 only where decimals alone are dear."""
     best, decimals, single = math.inf, 0, DOUBLE
@@ -76,7 +76,7 @@ def _choose(block, s, fields, present, n_present):
     return decimals, single
 
 
-@compiled
+@part
 def prefers_delta(q, present, n_present):
     """Whether differences of neighbours are shorter than the numbers above their smallest, by a sample."""
     lowest = np.int64(2**62)
@@ -95,7 +95,7 @@ def prefers_delta(q, present, n_present):
     return delta < plain
 
 
-@compiled
+@part
 def _quantise(x, present, decimals, single, q, off):
     """q[t] the nearest integer or NO_INTEGER, off[t] = 1 where it does not give x[t] back; how many of them."""
     power, printed, n_off = POWERS[decimals], printed_power(single), 0
@@ -110,7 +110,7 @@ def _quantise(x, present, decimals, single, q, off):
     return n_off
 
 
-@compiled
+@part
 def _common_step(q, present, off, step):
     """The greatest common divisor of `step` and every integer that gives its value back; 0 divides by nothing."""
     for t in range(q.size):
@@ -124,7 +124,7 @@ def _common_step(q, present, off, step):
     return step
 
 
-@compiled
+@part
 def choose_forms(block, s, roles, close, raw_only, table, present, n_present, q, off):
     """Kind, form and predictor of each field of symbol s; its nearest integers, and where these are not enough.
 
@@ -159,7 +159,7 @@ def choose_forms(block, s, roles, close, raw_only, table, present, n_present, q,
                 row.predictor = LINKED
 
 
-@compiled
+@part
 def take_steps(rows, close, present, q, off):
     """Divides integers by what divides all of them: together where rows are linked."""
     together = np.int64(0)

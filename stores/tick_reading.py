@@ -31,16 +31,16 @@ from atc_backtest.stores.ticks import (
     TILE,
     WHOLE_POWERS,
     Symbol,
-    compiled,
     inherited,
     merge,
+    part,
     references,
     scale_of,
     value_of,
 )
 
 
-@compiled
+@part
 def locate(rows, n, at, used):
     """Where each row of one field begins in the streams, `at` [row, 4]: its numbers, bitmap, positions, kept values.
 
@@ -84,7 +84,7 @@ def locate(rows, n, at, used):
     return True
 
 
-@compiled
+@part
 def decode_rows(table, roles, chosen, start, stop, n, streams, at, out, out_at, out_stride):
     """Bars [start, stop) of the chosen symbols into `out`, a flat float64 array; False where bytes contradict.
 
@@ -132,7 +132,7 @@ def decode_rows(table, roles, chosen, start, stop, n, streams, at, out, out_at, 
     return True
 
 
-@compiled
+@part
 def _read_presence(f, row, at, n, close, maps, present):
     """Fills present[f]; False where its count is not the row's."""
     if row.presence == ALL or row.kind == EMPTY:
@@ -156,7 +156,7 @@ def _read_presence(f, row, at, n, close, maps, present):
     return count == row.n_present
 
 
-@compiled
+@part
 def _read_plain(row, at, present, start, stop, raw, out, begin):
     """A row without integers."""
     value = np.full(1, row.base, np.int64).view(np.float64)[0]
@@ -168,14 +168,14 @@ def _read_plain(row, at, present, start, stop, raw, out, begin):
             out[begin + t] = value if present[t] else np.nan
 
 
-@compiled
+@part
 def _signed(unsigned, zigzag, residual):
     for i in range(unsigned.size):
         u = np.int64(unsigned[i])
         residual[i] = (u >> zigzag) ^ -(u & zigzag)
 
 
-@compiled
+@part
 def _read_integers(row, at, links, symbol, f, start, stop, streams, residual, spread, wanted, out, begin):
     """A row of integers, a tile at a time while it is in the cache: residuals, q, and where wanted the values.
 
@@ -241,7 +241,7 @@ def _read_integers(row, at, links, symbol, f, start, stop, streams, residual, sp
                 target[i] = target[i] if here[i] else np.nan
 
 
-@compiled
+@part
 def _read_off(row, where, stop, q, streams, off_at, values):
     """Values kept beside the integers, before bar `stop`: how many, -1 where their positions run out."""
     place, end, t, n = where[2], where[2] + row.places_bytes, -1, 0

@@ -32,16 +32,16 @@ from atc_backtest.stores.ticks import (
     TICKS,
     WHOLE_POWERS,
     Symbol,
-    compiled,
     decimals_of,
     inherited,
     merge,
+    part,
     references,
     same_bits,
 )
 
 
-@compiled
+@part
 def encode_rows(block, roles, narrowest, raw_only, table, streams, used):
     """Rows of `block`, float64 [field, symbol, bar], into `table`, ROW [field, symbol], and `streams`.
 
@@ -85,7 +85,7 @@ def encode_rows(block, roles, narrowest, raw_only, table, streams, used):
             n_kept[f] = merge(n_found, found_at, found, n_off, off_at, kept_off, kept_at[f], kept[f])
 
 
-@compiled
+@part
 def _find_present(x, present):
     bits, n = x.view(np.int64), 0
     for t in range(x.size):
@@ -94,7 +94,7 @@ def _find_present(x, present):
     return n
 
 
-@compiled
+@part
 def _write_presence(f, row, role, close, present, maps, used):
     at, n, same = used[AT_MAPS], present.shape[1], role > CLOSE
     for t in range(n):
@@ -110,7 +110,7 @@ def _write_presence(f, row, role, close, present, maps, used):
     used[AT_MAPS] = at + ((n + 7) >> 3)
 
 
-@compiled
+@part
 def _write_raw(x, present, row, raw, used):
     at = n = used[AT_RAW]
     bits, same, first = x.view(np.int64), True, np.int64(0)
@@ -126,7 +126,7 @@ def _write_raw(x, present, row, raw, used):
         used[AT_RAW] = n
 
 
-@compiled
+@part
 def _residuals(row, role, close_base, close, opened, present, q, residual):
     """What is written of a row's integers: `residual` of present bars, how many; q gets an integer at every bar."""
     n, count = q.size, 0
@@ -158,7 +158,7 @@ def _residuals(row, role, close_base, close, opened, present, q, residual):
     return count
 
 
-@compiled
+@part
 def _write_integers(residual, count, row, narrowest, streams, f, used):
     """Residuals as unsigned numbers of the narrowest width that holds all of them."""
     low = high = np.int64(0)
@@ -188,7 +188,7 @@ def _write_integers(residual, count, row, narrowest, streams, f, used):
         used[OF_WIDTH[row.width]] = at + count
 
 
-@compiled
+@part
 def _find_off(x, off, n_inherited, in_at, inherited, off_at, values):
     """Values that neither integers nor inheritance give back, and their positions; how many."""
     bits, found = x.view(np.int64), inherited.view(np.int64)
@@ -205,7 +205,7 @@ def _find_off(x, off, n_inherited, in_at, inherited, off_at, values):
     return n
 
 
-@compiled
+@part
 def _off_decimals(values, n, decimals):
     """Decimals that give back all of the first n values, RAW_BITS where none do."""
     most = decimals
@@ -221,7 +221,7 @@ def _off_decimals(values, n, decimals):
     return most
 
 
-@compiled
+@part
 def _write_off(row, n, off_at, values, q, streams, f, used):
     """Values beside the integers: gaps between their positions as LEB128, then what they are."""
     row.n_off = n

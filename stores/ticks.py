@@ -19,8 +19,7 @@ Open, high and low are written as differences to what they are near to, in the c
 A missing close stands for the one before it there, a missing open for its bar's close. Where a value off the
 ticks equals, in ticks, the one it is compared with, it is taken to equal it altogether, unless told otherwise.
 
-`tick_forms`, `tick_writing` and `tick_reading` build on this. Numba's cache of compiled functions looks only at the
-file of the function that it is asked for: after a change here or in `tick_forms`, touch the other two.
+`tick_forms`, `tick_writing` and `tick_reading` build on this.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from atc_backtest.errors import DataError
@@ -114,8 +113,8 @@ N_STREAMS = len(Streams._fields)
 OF_WIDTH = np.array([0, 0, 1, 0, 2, 0, 0, 0, 3])
 AT_RAW, AT_MAPS, AT_PLACES, AT_OFF, AT_BITS = range(4, 9)
 
-compiled: Any = njit(nogil=True, cache=True, error_model="numpy")
-"""Without the GIL; a division by zero is the caller's, so that loops vectorise."""
+part: Any = register_jitable(nogil=True, error_model="numpy")
+"""Of what is compiled, into it. A division by zero is the caller's, so that loops vectorise."""
 
 
 def round_to_bits(values: F64, bits: int) -> F64:
@@ -136,7 +135,7 @@ def round_to_bits(values: F64, bits: int) -> F64:
 # One value
 
 
-@compiled
+@part
 def value_of(q, step, power, single, printed):
     """The number that integer q stands for; step, power and printed are float64."""
     x = np.float64(q) * step / power
@@ -147,18 +146,18 @@ def value_of(q, step, power, single, printed):
     return x
 
 
-@compiled
+@part
 def printed_power(single):
     return POWERS[single] if single <= MOST_DECIMALS else 1.0
 
 
-@compiled
+@part
 def same_bits(x, y):
     """Equal bits, where y is no NaN and no -0.0."""
     return x == y and (x != 0.0 or math.copysign(1.0, x) > 0.0)
 
 
-@compiled
+@part
 def decimals_of(x, single, most):
     """The fewest decimals that give x back, NONE if `most` do not."""
     for k in range(most + 1):
@@ -170,7 +169,7 @@ def decimals_of(x, single, most):
     return NONE
 
 
-@compiled
+@part
 def scale_of(row):
     """Step, power, form and printed power of a row, as `value_of` takes them."""
     return np.float64(row.step), POWERS[row.decimals], row.single, printed_power(row.single)
@@ -179,7 +178,7 @@ def scale_of(row):
 # What a row is compared with: the same when written and when read
 
 
-@compiled
+@part
 def references(role, before, close, opened, reference):
     """What a row's bars are compared with. `before`: the close of the bar before the first, or what stands for it.
 
@@ -197,7 +196,7 @@ def references(role, before, close, opened, reference):
             reference[i] = min(close[i], opened[i])
 
 
-@compiled
+@part
 def inherited(role, f, close, opened, row, symbol, stop, places, values):
     """What row f takes over from values off the ticks of close and open (their fields, -1 = none); how many."""
     q, present, n_kept, kept_at, kept = symbol.q, symbol.present, symbol.n_kept, symbol.kept_at, symbol.kept
@@ -241,7 +240,7 @@ def inherited(role, f, close, opened, row, symbol, stop, places, values):
     return n
 
 
-@compiled
+@part
 def merge(n_inherited, in_at, inherited, n_off, off_at, off, kept_at, kept):
     """Values kept for a row: its own, and inherited ones where it has none of its own. How many."""
     i = j = n = 0

@@ -57,7 +57,7 @@ DOORS = {
 }
 """The only modules that import a library."""
 
-STORES_MAY_USE = ("atc_backtest.errors", "atc_backtest.stores")
+STORES_MAY_USE = ("atc_backtest.errors", "atc_backtest.jit", "atc_backtest.stores")
 
 MAX_LINES = 400
 

@@ -7,10 +7,8 @@ layer-1 setting; then each configuration's final signal. No function here makes 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -21,7 +19,7 @@ from numba.extending import register_jitable
 from atc_backtest.config import AtcConfig
 from atc_backtest.jit import compiled
 from atc_backtest.kernels.lowering import DEMA, EMA, HMA, KAMA, LSMA, WMA, MemberConstants
-from atc_backtest.kernels.numba_cpu import layout, passes, traffic, vectors
+from atc_backtest.kernels.numba_cpu import equities, layout, passes, traffic, vectors
 from atc_backtest.kernels.numba_cpu.equities import factors_pass, layer1_pass, layer2_pass
 from atc_backtest.kernels.numba_cpu.layout import (
     CONFIG,
@@ -353,18 +351,9 @@ def block_function(variant: Variant) -> Callable[..., None]:
                 n = next_tile(tile)
 
     name = f"{variant.robustness}_{'pine' if variant.pine else 'enhance'}_{variant.odd}"
-    advance_block.__qualname__ = f"advance_block_{name}_{_fingerprint()}"
-    return compiled(advance_block, [_signature()], allocates=False)
-
-
-@cache
-def _fingerprint() -> str:
-    """Of every source that is compiled in: Numba's cache looks at a function's own file only."""
-    sources = [
-        Path(file).read_bytes()
-        for file in (__file__, layout.__file__, passes.__file__, traffic.__file__, vectors.__file__)
-    ]
-    return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
+    advance_block.__qualname__ = f"advance_block_{name}"
+    sources = (equities, layout, passes, traffic, vectors)
+    return compiled(advance_block, [_signature()], sources=sources, allocates=False)
 
 
 @cache
