@@ -178,5 +178,5 @@ def peak_mib(path: Path, n_bars: int) -> float:
 def test_memory_does_not_grow_with_bars(tmp_path: Path) -> None:
     short = peak_mib(tmp_path / "short.zarr", TILE_BARS)
     long = peak_mib(tmp_path / "long.zarr", 5 * TILE_BARS)  # 210 MB of prices
-    assert long < 300
+    assert long < 400  # some 150 of it Numba and the compiled codec
     assert long - short < 32, "Zarr and the allocator keep a little; a block more would be 42 MB"

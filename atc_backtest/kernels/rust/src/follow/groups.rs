@@ -226,7 +226,7 @@ impl<V: Vector> Groups<V> {
         shown[0] = close;
         shown[places.x + at + history] = close;
         let x = &shown[places.x + at..][..history + 1];
-        V::enter(Begun { x, marks, work });
+        Begun { x, marks, settled, work }.run();
         work.sums.fill(x, &work.change, (history, history + 1), &[settled; FAMILIES]);
         let (recursive, _) = recursive.as_chunks_mut::<LENGTHS>();
         let recursive: &mut [Nine<V>; 4] = recursive.try_into().expect("36 rows");
@@ -260,7 +260,7 @@ impl<V: Vector> Groups<V> {
             }
             work.sign[family] = work.signs[family][1];
         }
-        V::enter(Ended { marks, side: &work.side, sign: &work.sign });
+        Ended { marks, side: &work.side, sign: &work.sign }.run();
 
         let equity1 = equity1.as_chunks_mut::<LENGTHS>().0;
         let q = q.as_chunks_mut::<FAMILIES>().0;
@@ -328,13 +328,15 @@ impl<V: Vector, F: FnMut(usize, V)> Pass<V> for Advance<'_, '_, V, F> {
 struct Begun<'a, V> {
     x: &'a [V],
     marks: &'a [i8],
+    /// A settled group needs no sides: it leaves them behind, and its signals say enough.
+    settled: bool,
     work: &'a mut Work<V>,
 }
 
 impl<V: Vector> Pass<V> for Begun<'_, V> {
     #[inline(always)]
     fn run(self) {
-        let Self { x, marks, work } = self;
+        let Self { x, marks, settled, work } = self;
         let [before, now] = work.close;
         (work.low[0], work.high[0]) = band(now);
         work.returns[0] = (now - before) / before;
@@ -344,8 +346,10 @@ impl<V: Vector> Pass<V> for Begun<'_, V> {
             change[i] = (x[i] - x[i - 1]).abs();
         }
         let (sides, signs) = marks.split_at(AVERAGES * V::LANES);
-        let to = V::numbers_mut(work.side.as_flattened_mut()).iter_mut().zip(sides);
-        to.for_each(|(number, mark)| *number = f64::from(*mark));
+        if !settled {
+            let to = V::numbers_mut(work.side.as_flattened_mut()).iter_mut().zip(sides);
+            to.for_each(|(number, mark)| *number = f64::from(*mark));
+        }
         let to = V::numbers_mut(work.sign.as_flattened_mut()).iter_mut().zip(signs);
         to.for_each(|(number, mark)| *number = f64::from(*mark));
     }
