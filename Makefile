@@ -15,7 +15,7 @@ help:
 	@echo "make demo       set up, ingest the bundled prices, backtest them with costs, print the reports"
 	@echo "make test       set up what is missing and run every test"
 	@echo "make check      format, lint and types of Python and Rust: what CI and pre-commit run"
-	@echo "make bench      the kernels' speed, as ratios measured side by side"
+	@echo "make bench      the speed of kernels, stores, ingest and fetch, as ratios measured side by side"
 	@echo "make venv       set up .venv for development and nothing more"
 	@echo "make clean      remove what was built and the demo's output; distclean removes .venv too"
 
@@ -33,7 +33,7 @@ test: .venv/.dev
 	else \
 	  echo "skipped: cargo test, for there is no Rust toolchain on PATH (https://rustup.rs)"; \
 	fi
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4
 
 check: .venv/.dev
 	$(PY) -m ruff format --check .
@@ -49,6 +49,10 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	$(PY) benchmarks/kernel.py
+	$(PY) benchmarks/stores.py
+	$(PY) benchmarks/storage_size.py
+	$(PY) benchmarks/ingest.py
+	$(PY) benchmarks/fetch.py
 
 venv: .venv/.dev
 
