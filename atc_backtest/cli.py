@@ -82,6 +82,9 @@ def ingest(
     calendar: Annotated[str, typer.Option(help="24/7, 24/5, XNYS or XNAS: how a year is counted.")] = "24/7",
     strict: Strict = False,
     codec: Annotated[str, typer.Option(help="How prices are packed, losslessly: blosc, pcodec or raw.")] = "blosc",
+    volume_bits: Annotated[
+        int | None, typer.Option(help="Lossy, volume only: round it to so many significant bits, 1 to 52.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
     threads: ReadThreads = None,
     as_json: Json = False,
@@ -105,6 +108,7 @@ def ingest(
         calendar=calendar,
         strict=strict,
         codec=codec,
+        volume_bits=volume_bits,
         overwrite=overwrite,
         threads=threads,
     )

@@ -33,10 +33,11 @@ def show_info(info: StoreInfo, as_json: bool) -> None:
     if as_json:
         print_json(asdict(info))
         return
+    rounded = "" if info.volume_bits is None else f"volume rounded to {info.volume_bits} bits, "
     print(f"{info.path}: version {info.version}, bars of {format_bar(info.bar_ns)}, calendar {info.calendar}")
     print(
         f"{len(info.symbols)} symbols x {info.n_bars:,} bars; fields {', '.join(info.fields)}; {info.kind}, "
-        f"codec {info.codec}, chunks {info.chunk}, {info.n_bars - info.history_bars:,} bars in the tail"
+        f"codec {info.codec}, {rounded}chunks {info.chunk}, {info.n_bars - info.history_bars:,} bars in the tail"
     )
     rows = [(s.name, f"{s.n_bars:,}", *_span(s.n_bars, s.first_ns, s.last_ns)) for s in info.symbols]
     print_table({"symbol": "left", "bars": "right", "first": "left", "last": "left"}, rows)

@@ -85,6 +85,8 @@ class StoreInfo:
     version: int
     kind: str
     codec: str
+    volume_bits: int | None
+    """Significant bits that volume is rounded to before it is stored; None: as it is given, as prices are."""
     bar_ns: int
     calendar: str
     fields: tuple[str, ...]

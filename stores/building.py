@@ -84,16 +84,19 @@ def new_store(
     ts: I64,
     overwrite: bool = False,
     codec: str = "blosc",
+    volume_bits: int | None = None,
     what: str = "ingest",
 ) -> Iterator[StoreWriter]:
     """Build a whole store; it appears, or takes the place of the one at `path`, when the block ends without an error.
 
     A new one is built in a hidden folder beside `path` (behind a URL: in its place, its manifest last). With
     `overwrite` it becomes the next version of the store that is there, which can be rolled back to. Until then
-    nothing changes, and what a killed writer leaves counts for nothing and goes with the next one.
+    nothing changes, and what a killed writer leaves counts for nothing and goes with the next one. With
+    `volume_bits`, 1 to 52, volume, and nothing else, is rounded to so many significant bits, now and in all later
+    versions (`ticks.round_to_bits`).
     """
     check_times(ts)
-    empty = empty_manifest(path, 0, bar_ns, calendar, fields, codec, "zarr")
+    empty = empty_manifest(path, 0, bar_ns, calendar, fields, codec, "zarr", volume_bits)
     with building(path, empty, what, overwrite) as transaction:
         transaction.start([SymbolInfo(name, 0, 0, 0) for name in symbols], ts)
         writer = StoreWriter(transaction)
@@ -102,17 +105,27 @@ def new_store(
 
 
 def empty_manifest(
-    place: str | Path, version: int, bar_ns: int, calendar: str, fields: Sequence[str], codec: str, kind: str
+    place: str | Path,
+    version: int,
+    bar_ns: int,
+    calendar: str,
+    fields: Sequence[str],
+    codec: str,
+    kind: str,
+    volume_bits: int | None = None,
 ) -> Manifest:
     check_fields(fields)
     if codec not in CODECS:
         raise DataError(f"codec {codec!r} is not known: one of {', '.join(CODECS)}.")
+    if volume_bits is not None and not 1 <= volume_bits <= 52:
+        raise DataError(f"volume_bits = {volume_bits} is not allowed: 1 to 52 significant bits.")
     info = StoreInfo(
         path=str(place),
         id=secrets.token_hex(8),
         version=version,
         kind=kind,
         codec=codec,
+        volume_bits=volume_bits,
         bar_ns=bar_ns,
         calendar=calendar,
         fields=tuple(name for name in FIELDS if name in fields),

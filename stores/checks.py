@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from atc_backtest.errors import DataError
-from atc_backtest.stores.base import FIELDS, I64, Blocks
+from atc_backtest.stores.base import FIELDS, I64, Blocks, StoreInfo
 
 
 def check_fields(fields: Sequence[str]) -> None:
@@ -61,3 +61,12 @@ def check_values(ts: I64, symbols: Sequence[str], blocks: Blocks) -> None:
         raise DataError(
             f"high of {symbols[row]} at ts {ts[bar]} = {high!r} lies below its low {low!r}: mend or drop it."
         )
+
+
+def as_stored(info: StoreInfo, blocks: Blocks) -> Blocks:
+    """What a store keeps of blocks: itself, but for volume where it is rounded to `volume_bits`."""
+    if info.volume_bits is None or "volume" not in blocks:
+        return blocks
+    from atc_backtest.stores.ticks import round_to_bits  # brings Numba
+
+    return {**blocks, "volume": round_to_bits(blocks["volume"], info.volume_bits)}

@@ -54,7 +54,7 @@ def heat(source: Store, path: str | Path, fields: Sequence[str] | None = None, o
     wanted = tuple(name for name in info.fields if fields is None or name in fields or name == "close")
     if unknown := set(fields or ()) - set(info.fields):
         raise DataError(f"{info.path} has no field {', '.join(sorted(unknown))}: it holds {', '.join(info.fields)}.")
-    empty = empty_manifest(path, 0, info.bar_ns, info.calendar, wanted, "raw", "memmap")
+    empty = empty_manifest(path, 0, info.bar_ns, info.calendar, wanted, "raw", "memmap", info.volume_bits)
     with building(path, empty, f"hot of {info.path} (version {info.version})", overwrite) as transaction:
         transaction.start(info.symbols, source.ts(0, info.n_bars))
         for band in transaction.version.manifest.bands[:1]:

@@ -17,7 +17,7 @@ import numpy as np
 from atc_backtest.errors import StoreError
 from atc_backtest.stores.axis import Axis, Indices
 from atc_backtest.stores.base import F64, I64, Blocks, StoreInfo, SymbolInfo
-from atc_backtest.stores.checks import check_later, check_shapes, check_times, check_values
+from atc_backtest.stores.checks import as_stored, check_later, check_shapes, check_times, check_values
 from atc_backtest.stores.counting import Change, change, counted_again
 from atc_backtest.stores.folder import Data, Folder
 from atc_backtest.stores.layout import (
@@ -112,6 +112,7 @@ class Transaction:
         check_shapes(self._info.fields, ts, symbols, blocks)
         check_later(ts, self._axis.last)
         check_values(ts, symbols, blocks)
+        blocks = as_stored(self._info, blocks)
         if ts.size == 0:
             return
         rows = self._rows(symbols)
@@ -123,6 +124,7 @@ class Transaction:
         check_times(ts)
         check_shapes(self._info.fields, ts, symbols, blocks)
         check_values(ts, symbols, blocks)
+        blocks = as_stored(self._info, blocks)
         rows = self._rows(symbols)
         self.add_times(ts)
         self._write(_Cells(rows, self._axis.find(ts), ts, blocks, keep=True))
@@ -131,6 +133,7 @@ class Transaction:
         check_times(ts)
         check_shapes(self._info.fields, ts, symbols, blocks)
         check_values(ts, symbols, blocks)
+        blocks = as_stored(self._info, blocks)
         bars = self._axis.find(ts)
         self._write(_Cells(self._rows(symbols), bars, ts, blocks, keep=False))
 
@@ -139,6 +142,7 @@ class Transaction:
         ts = self.ts(*bars)
         names = list(self._symbols)[slice(*symbols)]
         check_shapes(self._info.fields, ts, names, blocks)
+        blocks = as_stored(self._info, blocks)
         self._write(_Cells(np.arange(*symbols), np.arange(*bars), ts, blocks, keep=False))
 
     def start(self, symbols: Sequence[SymbolInfo], ts: I64) -> None:

@@ -20,7 +20,7 @@ from price_files import HEADER, HOUR_S, START_S, Row, axis, bars, flat, left_beh
 from typer.testing import CliRunner
 
 from atc_backtest.cli import app
-from atc_backtest.errors import DataError, StoreError
+from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.stores.ingest import AppendReport, IngestOptions, append
 from atc_backtest.stores.ingest.rules import show_time
 from atc_backtest.stores.zarr_store import ZarrStore, open_store
@@ -260,3 +260,23 @@ def test_appending_is_a_union_whatever_the_order(
         names = [symbol.name for symbol in store.info.symbols]
         found = {(names[i], at[j]): float(close[i, j]) for i, j in np.argwhere(~np.isnan(close)).tolist()}
     assert found == expected
+
+
+def test_a_store_that_rounds_volume_says_so_keeps_prices_and_compares_what_it_would_keep(tmp_path: Path) -> None:
+    rows = [(*row[:5], 1_234_567 + 8_191 * i) for i, row in enumerate(bars(60))]
+    write_csv(tmp_path / "A.csv", rows[:40])
+    _, exact = take(tmp_path / "A.csv", tmp_path / "exact.zarr")
+    _, store = take(tmp_path / "A.csv", tmp_path / "s.zarr", volume_bits=8)
+    assert (exact.info.volume_bits, store.info.volume_bits) == (None, 8)
+    given, kept = (one.read("volume", (0, 1), (0, 40)) for one in (exact, store))
+    assert 0 < np.abs(kept / given - 1).max() <= 2**-8
+    for field in ("open", "high", "low", "close"):
+        assert store.read(field, (0, 1), (0, 40)).tobytes() == exact.read(field, (0, 1), (0, 40)).tobytes()
+    write_csv(tmp_path / "more" / "A.csv", rows)
+    report = add(tmp_path / "s.zarr", tmp_path / "more")
+    assert counts(report) == {"A": (40, 20, 0)}
+    assert open_store(tmp_path / "s.zarr").info.volume_bits == 8
+    assert counts(add(tmp_path / "s.zarr", tmp_path / "more")) == {"A": (60, 0, 0)}
+    for bad in (0, 53):
+        with pytest.raises(ConfigError, match=f"volume_bits = {bad} is not allowed: 1 to 52"):
+            IngestOptions(volume_bits=bad)

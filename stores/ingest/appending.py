@@ -12,6 +12,7 @@ import numpy as np
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import F64, I64, Store, WritableStore
+from atc_backtest.stores.checks import as_stored
 from atc_backtest.stores.ingest.cleaning import Series
 from atc_backtest.stores.ingest.driver import Gathered, gathered
 from atc_backtest.stores.ingest.options import IngestOptions
@@ -176,7 +177,10 @@ class _Comparison:
 
     def _given_block(self, place: Place, read: list[int]) -> F64:
         group = self.series[slice(*place.symbols)]
-        return block_of(group, read, self._given[slice(*place.times)], len(self.found.fields), self.found.spool.dtype)
+        block = block_of(group, read, self._given[slice(*place.times)], len(self.found.fields), self.found.spool.dtype)
+        if self.store.info.volume_bits is None:
+            return block
+        return np.stack(list(as_stored(self.store.info, dict(zip(self.found.fields, block, strict=True))).values()))
 
     def _stored_block(self, place: Place, shape: tuple[int, ...]) -> F64:
         """What the store has at a block's symbols and times, NaN where it has none: [fields, symbols, bars]."""

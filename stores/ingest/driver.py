@@ -51,6 +51,7 @@ def ingest(
             ts=axis,
             overwrite=options.overwrite,
             codec=options.codec,
+            volume_bits=options.volume_bits,
         ) as writer:
             write_blocks(writer, found.series, axis, found.fields, found.spool.dtype)
     seconds = time.perf_counter() - began

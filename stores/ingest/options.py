@@ -30,6 +30,7 @@ class IngestOptions:
     calendar        the store's calendar, kept with it
     strict          refuse instead of dropping or mending rows
     codec           how the store packs its prices, one of `CODECS`
+    volume_bits     significant bits that volume is rounded to, 1 to 52; None: not at all
     overwrite       replace an existing store
     threads         files, or pieces of few files, parsed at a time; None: one a core, at most 8
     batch_bytes     about how much is parsed at a time by a thread; no result depends on it, nor on `threads`
@@ -46,6 +47,7 @@ class IngestOptions:
     calendar: str = "24/7"
     strict: bool = False
     codec: str = "blosc"
+    volume_bits: int | None = None
     overwrite: bool = False
     threads: int | None = None
     batch_bytes: int = 1 << 20
@@ -76,6 +78,8 @@ class IngestOptions:
             DateForm(self.date_format)
         if self.codec not in CODECS:
             raise ConfigError(f"codec = {self.codec!r} is not known: one of {', '.join(CODECS)}.")
+        if self.volume_bits is not None and not 1 <= self.volume_bits <= 52:
+            raise ConfigError(f"volume_bits = {self.volume_bits} is not allowed: 1 to 52 significant bits.")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads = {self.threads} is not allowed: at least 1.")
         if self.batch_bytes < 1:
