@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from atc_backtest.errors import ConfigError, DataError
 from atc_backtest.kernels import KERNELS, get_kernel
 from atc_backtest.kernels.protocol import OUTPUT_AXES, Kernel, Outputs, Prices, State
 from atc_backtest.reference import atc
+
+ROOT = Path(__file__).resolve().parent.parent
 
 CONFIGS = {
     "default": AtcConfig(),
@@ -299,6 +305,39 @@ def test_any_grouping_of_configurations_is_each_alone(kernel: Kernel, data: st.D
         for name in OUTPUT_AXES:
             assert same(getattr(together, name)[c], getattr(alone, name)[0]), (name, c)
         assert same(state.equities[c], alone_state.equities[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [2, 4, 8])
+def test_numba_gives_the_same_bits_with_vectors_of_any_width(
+    need_kernel: Callable[[str], Kernel], lanes: int, tmp_path: Path
+) -> None:
+    """As on processors without AVX-512, or without AVX: LLVM splits and joins vectors as it must."""
+    close = market(300)
+    np.save(tmp_path / "close.npy", close)
+    program = f"""
+import sys, numpy as np
+from llvmlite import binding
+real, features = binding.get_host_cpu_features, {{"avx512f": {lanes} == 8, "avx": {lanes} > 2}}
+binding.get_host_cpu_features = lambda: features
+from atc_backtest.kernels.numba_cpu.vectors import LANES
+binding.get_host_cpu_features = real
+assert LANES == {lanes}
+from atc_backtest.config import AtcConfig
+from atc_backtest.kernels import get_kernel
+from atc_backtest.kernels.protocol import Outputs, Prices
+close = np.load("close.npy")
+kernel, outputs = get_kernel("numba"), Outputs.allocate(["signal", "equity2"], 1, *close.shape)
+kernel.advance(kernel.new_state([AtcConfig()], close.shape[0]), Prices(close), outputs)
+np.savez("found.npz", signal=outputs.signal, equity2=outputs.equity2)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+    )
+    _, expected = run(need_kernel("numba"), [AtcConfig()], Prices(close))
+    with np.load(tmp_path / "found.npz") as found:
+        for name in ("signal", "equity2"):
+            assert same(found[name], getattr(expected, name)), name
 
 
 def test_outputs_not_asked_for_change_nothing(kernel: Kernel) -> None:

@@ -351,7 +351,7 @@ def block_function(variant: Variant) -> Callable[..., None]:
                 n = next_tile(tile)
 
     name = f"{variant.robustness}_{'pine' if variant.pine else 'enhance'}_{variant.odd}"
-    advance_block.__qualname__ = f"advance_block_{name}"
+    advance_block.__qualname__ = f"advance_block_{name}_{LANES}_lanes"
     sources = (equities, layout, passes, traffic, vectors)
     return compiled(advance_block, [_signature()], sources=sources, allocates=False)
 
