@@ -285,6 +285,7 @@ def synth(
         symbols=spec.symbols,
         ts=spec.ts,
         overwrite=overwrite,
+        what="synth",
     ) as writer:
         for first in range(0, spec.n_symbols, writer.chunk[0]):
             rows = (first, min(first + writer.chunk[0], spec.n_symbols))
