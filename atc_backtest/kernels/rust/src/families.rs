@@ -5,7 +5,7 @@ use crate::averages::{
 };
 use crate::signs::Crossing;
 use crate::stream::{DEMA, EMA, FAMILIES, HMA, KAMA, LENGTHS, LSMA, Stream, WMA};
-use crate::sums::{Doublings, Window};
+use crate::sums::{Doublings, Scratch, Window};
 use crate::vector::Vector;
 
 type Nine<T> = [T; LENGTHS];
@@ -83,6 +83,15 @@ impl<V: Vector> FamilySums<V> {
         }
         self.change_sums.fill(change, first, stop);
         self.noise.fill(&self.change_sums, change, first, stop);
+    }
+
+    /// The same for the last value alone, as the first and only bar.
+    #[inline(always)]
+    pub fn fill_last(&mut self, x: &[V], change: &[V], scratch: &mut Scratch<V>) {
+        for window in &mut self.windows {
+            (window.s[0], window.w[0]) = scratch.last(x, window.length);
+        }
+        self.noise.s[0] = scratch.last(change, self.noise.length).0;
     }
 
     /// A family's, or with `FAMILIES` those of HMA's half, for the first `n` bars.

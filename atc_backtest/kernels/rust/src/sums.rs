@@ -66,11 +66,12 @@ impl<V: Vector> Doublings<V> {
 
 /// A window's powers of two, newest first: (exponent, bars before the newest).
 fn powers(length: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut lag = 0;
-    (0..usize::BITS as usize).rev().filter(move |p| length >> p & 1 == 1).map(move |p| {
-        let at = lag;
-        lag += 1 << p;
-        (p, at)
+    let mut rest = length;
+    std::iter::from_fn(move || {
+        let power = rest.checked_ilog2()? as usize;
+        let lag = length - rest;
+        rest -= 1 << power;
+        Some((power, lag))
     })
 }
 
@@ -138,6 +139,63 @@ impl<V: Vector> Window<V> {
                 V::enter(WeightedTerm { rest: rest as f64, plain, weighted, newest, s, w });
             }
         }
+    }
+}
+
+/// Room for the sums of one block of values while they are doubled.
+pub struct Scratch<V> {
+    plain: Vec<V>,
+    weighted: Vec<V>,
+}
+
+impl<V: Vector> Scratch<V> {
+    /// For windows of at most `length`.
+    pub fn new(length: usize) -> Self {
+        Self { plain: vec![V::splat(0.0); length], weighted: vec![V::splat(0.0); length] }
+    }
+
+    /// S and W of the last `length` values, by the same additions as `Doublings` and `Window::fill` make for
+    /// every bar of a tile, but only those that the last bar needs.
+    #[inline(always)]
+    pub fn last(&mut self, values: &[V], length: usize) -> (V, V) {
+        let (mut s, mut w) = (V::splat(0.0), V::splat(0.0));
+        let mut rest = length;
+        for (power, lag) in powers(length) {
+            let n = 1 << power;
+            rest -= n;
+            let stop = values.len() - lag;
+            let (plain, mut weighted) = self.doubled(&values[stop - n..stop]);
+            if rest > 0 {
+                weighted = weighted + V::splat(rest as f64) * plain;
+            }
+            (s, w) = if lag == 0 { (plain, weighted) } else { (s + plain, w + weighted) };
+        }
+        (s, w)
+    }
+
+    /// T and W of a power of two of values.
+    #[inline(always)]
+    fn doubled(&mut self, values: &[V]) -> (V, V) {
+        let mut n = values.len() / 2;
+        if n == 0 {
+            return (values[0], values[0]);
+        }
+        let (plain, weighted) = (&mut self.plain[..n], &mut self.weighted[..n]);
+        for (i, two) in values.as_chunks::<2>().0.iter().enumerate() {
+            plain[i] = two[1] + two[0];
+            weighted[i] = (two[1] + two[1]) + two[0];
+        }
+        let mut half = 2.0;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                let (before, now) = (plain[2 * i], plain[2 * i + 1]);
+                plain[i] = now + before;
+                weighted[i] = (weighted[2 * i + 1] + V::splat(half) * now) + weighted[2 * i];
+            }
+            half *= 2.0;
+        }
+        (plain[0], weighted[0])
     }
 }
 

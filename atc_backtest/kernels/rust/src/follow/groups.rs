@@ -7,6 +7,7 @@ use crate::equities::{Cutout, Factors, Layer1, Layer2, Rise, stays_below};
 use crate::families::{FamilySums, Inputs, signs_of};
 use crate::signs::{Crossing, GENERAL, SETTLED_SIDES, band};
 use crate::stream::{AVERAGES, EQUITY_SLOTS, FAMILIES, KAMA, LENGTHS, Stream};
+use crate::sums::Scratch;
 use crate::vector::{Pass, Vector};
 
 type Nine<T> = [T; LENGTHS];
@@ -53,6 +54,7 @@ struct Work<V> {
     down: [V; 1],
     change: Vec<V>,
     sums: FamilySums<V>,
+    scratch: Scratch<V>,
     side: [Nine<V>; FAMILIES],
     sign: [Nine<V>; FAMILIES],
     signs: [[Nine<V>; 2]; FAMILIES],
@@ -86,6 +88,7 @@ impl<V: Vector> Groups<V> {
             down: [zero; 1],
             change: vec![zero; stream.history + 1],
             sums: FamilySums::new(&stream, 1),
+            scratch: Scratch::new(stream.history),
             side: [[zero; LENGTHS]; FAMILIES],
             sign: [[zero; LENGTHS]; FAMILIES],
             signs: [[[zero; LENGTHS]; 2]; FAMILIES],
@@ -227,7 +230,7 @@ impl<V: Vector> Groups<V> {
         shown[places.x + at + history] = close;
         let x = &shown[places.x + at..][..history + 1];
         Begun { x, marks, settled, work }.run();
-        work.sums.fill(x, &work.change, (history, history + 1), &[settled; FAMILIES]);
+        work.sums.fill_last(x, &work.change, &mut work.scratch);
         let (recursive, _) = recursive.as_chunks_mut::<LENGTHS>();
         let recursive: &mut [Nine<V>; 4] = recursive.try_into().expect("36 rows");
         let y = &mut y.as_chunks_mut::<LENGTHS>().0[at..][..places.y_first + 1];
@@ -368,7 +371,9 @@ impl<V: Vector> Pass<V> for Ended<'_, V> {
         let (sides, signs) = self.marks.split_at_mut(AVERAGES * V::LANES);
         for (marks, numbers) in [(sides, self.side), (signs, self.sign)] {
             for (mark, number) in marks.iter_mut().zip(V::numbers(numbers.as_flattened())) {
-                *mark = i8::from(*number > 0.0) - i8::from(*number < 0.0);
+                // Of 1.0, -1.0 and 0.0, by their bits: a conversion from float64 to bytes is not vectorised.
+                let bits = number.to_bits();
+                *mark = (bits >> 56 & 1).wrapping_sub(bits >> 62 & 2) as i8;
             }
         }
     }
