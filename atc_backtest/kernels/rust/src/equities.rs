@@ -76,6 +76,28 @@ pub fn stays_below<V: Vector>(e: &[V; LENGTHS], rise: V) -> bool {
     V::numbers(&bound).iter().all(|&bound| bound < SAFE)
 }
 
+/// Can no equity of a layer 1 pass the ceiling within a bar that lifts it at most by `rise`? The bound grows
+/// with every bar, and is taken from the equities anew when it says no more.
+#[inline(always)]
+pub fn bound_stays_below<V: Vector>(bound: &mut f64, rise: V, equities: &[[V; LENGTHS]]) -> bool {
+    let rises = [rise];
+    let (mut most, mut finite) = (1.0, true);
+    for &rise in V::numbers(&rises) {
+        finite &= rise < SAFE; // not so where it is not a number
+        most = if rise > most { rise } else { most };
+    }
+    if !finite {
+        *bound = f64::INFINITY;
+        return false;
+    }
+    *bound *= most;
+    if *bound >= SAFE {
+        let highest = V::numbers(equities.as_flattened()).iter().fold(0.0, |a: f64, &e| a.max(e));
+        *bound = highest * most;
+    }
+    *bound < SAFE
+}
+
 struct Highest<'a, V> {
     e: &'a [V; LENGTHS],
     /// The rise, then the rise of the highest equity.

@@ -3,7 +3,7 @@
 use super::Followed;
 use super::places::{Places, ROOM};
 use crate::averages::Rows;
-use crate::equities::{Cutout, Factors, Layer1, Layer2, Rise, stays_below};
+use crate::equities::{Cutout, Factors, Layer1, Layer2, Rise, bound_stays_below};
 use crate::families::{FamilySums, Inputs, signs_of};
 use crate::signs::{Crossing, GENERAL, SETTLED_SIDES, band};
 use crate::stream::{AVERAGES, EQUITY_SLOTS, FAMILIES, KAMA, LENGTHS, Stream};
@@ -28,6 +28,8 @@ pub struct Groups<V> {
     at: Vec<usize>,
     /// [group]: all averages defined, all signals nonzero, every cutout past, of every symbol.
     settled: Vec<bool>,
+    /// [group][layer 1]: no equity of its families is higher, up to rounding.
+    bounds: Vec<f64>,
     work: Work<V>,
 }
 
@@ -103,6 +105,7 @@ impl<V: Vector> Groups<V> {
             robustness: stream.check().unwrap_or(0),
             stream,
             members,
+            bounds: vec![f64::INFINITY; groups * leaders.len()],
             leaders,
             places,
             rows: vec![V::splat(1.0); groups * places.stride], // harmless in lanes without a symbol
@@ -268,6 +271,7 @@ impl<V: Vector> Groups<V> {
         let equity1 = equity1.as_chunks_mut::<LENGTHS>().0;
         let q = q.as_chunks_mut::<FAMILIES>().0;
         let equity2 = equity2.as_chunks_mut::<FAMILIES>().0;
+        let bounds = &mut self.bounds[group * self.leaders.len()..][..self.leaders.len()];
         for (i, &leader) in self.leaders.iter().enumerate() {
             let member = &self.members[leader];
             for (growth, &t) in V::numbers_mut(&mut work.growth).iter_mut().zip(bar.bars) {
@@ -282,6 +286,8 @@ impl<V: Vector> Groups<V> {
                 down: &mut work.down,
                 rise: &mut rise,
             });
+            let quick =
+                settled && bound_stays_below(&mut bounds[i], rise, &equity1[i * FAMILIES..][..FAMILIES]);
             let factors = || Factors { up: &work.up, down: &work.down, keep: member.keep };
             let cutout = Cutout { t, at: member.cutout as f64 };
             let mut both = [[V::splat(0.0); 2]; FAMILIES];
@@ -289,7 +295,7 @@ impl<V: Vector> Groups<V> {
                 let mut now = [V::splat(0.0)];
                 let (signs, e) = (&work.signs[family], &mut equity1[i * FAMILIES + family]);
                 let (factors, kept) = (factors(), &mut work.kept1[..]);
-                if settled && stays_below(e, rise) {
+                if quick {
                     V::enter(Layer1::<V, false> { factors, cutout, signs, e, q: &mut now, kept });
                 } else {
                     V::enter(Layer1::<V, true> { factors, cutout, signs, e, q: &mut now, kept });

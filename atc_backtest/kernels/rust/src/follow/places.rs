@@ -3,7 +3,7 @@
 use crate::stream::{AVERAGES, FAMILIES, LENGTHS, Stream};
 
 /// Bars that a history can grow by before it is moved back.
-pub const ROOM: usize = 32;
+pub const ROOM: usize = 4;
 
 /// Where things stand in a group's rows.
 #[derive(Clone, Copy)]
