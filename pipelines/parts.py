@@ -53,11 +53,14 @@ def schema_of(job: Job, dataset: str) -> pa.Schema:
 
 
 def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[str, NDArray[Any]]) -> pa.Table:
-    """Rows of one symbol and set, one per value of the columns given; NaN becomes null."""
+    """Rows of one symbol and set, one per value of the columns given, copied; NaN becomes null.
+
+    Arrow would share the memory of an array without NaN, which the caller fills again before the rows are written.
+    """
     n = columns["ts"].size
     arrays = [pa.repeat(symbol, n), pa.array(np.full(n, param_id, np.int64))]
     for name in schema.names[2:]:
-        values = np.ascontiguousarray(columns[name])
+        values = columns[name].copy()
         arrays.append(pa.array(values, from_pandas=True).cast(schema.field(name).type))
     return pa.table(arrays, schema=schema)
 
