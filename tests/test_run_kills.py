@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from filling import fill_store
 from prices import tick_walk
 
-from atc_backtest.config import RunConfig, resolve
+from atc_backtest.config import resolve
 from atc_backtest.errors import StoreError
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.runs import Run, open_run
@@ -130,11 +131,13 @@ def test_a_worker_that_dies_is_replaced(store: Path, whole: Run, tmp_path: Path,
 def test_the_scheduler_dies_and_the_run_is_resumed_elsewhere(store: Path, whole: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    address = "tcp://127.0.0.1:28786"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
     quiet = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     dask = [sys.executable, "-m", "dask"]
     server = subprocess.Popen(
-        [*dask, "scheduler", "--host", "127.0.0.1", "--port", "28786", "--no-dashboard"],
+        [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
         **quiet,  # type: ignore[call-overload]
     )
     worker = subprocess.Popen(
