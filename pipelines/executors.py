@@ -23,7 +23,9 @@ from atc_backtest.errors import StoreError, UnavailableError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Tick = Callable[[int], None]
-"""Called by a running function with the bars it has just done; raises `Stopped` when it must end."""
+"""Called by a running function with the bars it has just done; raises `Stopped` when it must end.
+
+Less than 0: those of an attempt that failed."""
 
 IN_FLIGHT = 2
 PAUSE_S = 0.2
@@ -159,9 +161,20 @@ class _ThreadPool:
         self._tick = tick
 
     def submit(self, function: Callable[[Any, Tick], Any], item: Any, pause_s: float) -> Future[Any]:
+        bars_done = 0
+
+        def counted(bars: int) -> None:
+            nonlocal bars_done
+            bars_done += bars
+            self._tick(bars)
+
         def attempt() -> Any:
             self._stop.wait(pause_s)
-            return function(item, self._tick)
+            try:
+                return function(item, counted)
+            except Exception:
+                self._tick(-bars_done)  # the next attempt does them again
+                raise
 
         return self._pool.submit(attempt)
 

@@ -22,7 +22,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,48 +103,53 @@ class Hasher:
 
 
 def runs_of(table: pa.Table) -> list[tuple[Key, int, int]]:
-    """Stretches [start, stop) of rows of one group, in the table's order. One chunk a column."""
-    names = table["symbol"].chunk(0).dictionary_encode()
-    which, params = names.indices.to_numpy(), table["param_id"].to_numpy()
-    edges = np.flatnonzero((which[1:] != which[:-1]) | (params[1:] != params[:-1])) + 1
-    bounds = [0, *edges.tolist(), table.num_rows]
+    """Stretches [start, stop) of rows of one group, in the table's order. One chunk a column; at least one row."""
+    names = pc.run_end_encode(table["symbol"].chunk(0))
+    params = table["param_id"].to_numpy()
+    edges = np.flatnonzero(params[1:] != params[:-1]) + 1
+    ends = names.run_ends.to_numpy()
+    bounds = np.unique(np.concatenate([edges, ends]))
+    symbols = names.values.take(pa.array(np.searchsorted(ends, bounds))).to_pylist()
+    starts = [0, *bounds[:-1].tolist()]
     return [
-        ((names.dictionary[int(which[start])].as_py(), int(params[start])), start, stop)
-        for start, stop in pairwise(bounds)
+        ((symbol, int(params[start])), start, stop)
+        for symbol, start, stop in zip(symbols, starts, bounds.tolist(), strict=True)
     ]
 
 
 def encoded_rows(table: pa.Table) -> Bytes:
     """Rows as the hash sees them: uint8 [rows, bytes of a row]. One chunk a column."""
-    columns = [_encoded(table[name].chunk(0)) for name in table.column_names if name not in KEY_COLUMNS]
-    return np.concatenate(columns, axis=1)
+    columns = {name: _encoded(table[name].chunk(0)) for name in table.column_names if name not in KEY_COLUMNS}
+    rows = np.empty(table.num_rows, np.dtype([(name, values.dtype) for name, values in columns.items()]))
+    for name, values in columns.items():
+        rows[name] = values
+    return rows.view(np.uint8).reshape(table.num_rows, rows.dtype.itemsize)
 
 
-def _encoded(values: pa.Array) -> Bytes:
-    """One column: uint8 [rows, width]."""
+def _encoded(values: pa.Array) -> NDArray[Any]:
+    """One column, one item a row, as wide as its encoding."""
     kind = values.type
     if pa.types.is_string(kind):
         return _encoded_text(values)
     if pa.types.is_floating(kind):
-        floats = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        return _as_bytes(np.where(np.isnan(floats), np.nan, floats), "<f8")
+        floats: NDArray[np.float64] = values.cast(pa.float64()).to_numpy(zero_copy_only=False).astype("<f8")
+        floats[np.isnan(floats)] = np.nan
+        return floats
     if pa.types.is_boolean(kind):
-        return _as_bytes(pc.fill_null(values.cast(pa.int8()), -1).to_numpy(), "<i1")
+        return _whole(values.cast(pa.int8()), "<i1", -1)
     if pa.types.is_timestamp(kind):
         kind, values = pa.int64(), values.cast(pa.int64())
     width = kind.bit_width // 8
-    smallest = -(1 << (8 * width - 1))
-    return _as_bytes(pc.fill_null(values, smallest).to_numpy(), f"<i{width}")
+    return _whole(values, f"<i{width}", -(1 << (8 * width - 1)))
 
 
-def _as_bytes(values: NDArray[Any], dtype: str) -> Bytes:
-    plain = np.ascontiguousarray(values, dtype=dtype)
-    return plain.view(np.uint8).reshape(plain.size, plain.itemsize)
+def _whole(values: pa.Array, dtype: str, null: int) -> NDArray[Any]:
+    return np.asarray(pc.fill_null(values, null).to_numpy(), dtype=dtype)
 
 
-def _encoded_text(values: pa.Array) -> Bytes:
+def _encoded_text(values: pa.Array) -> NDArray[Any]:
     coded = values.dictionary_encode()
     hashes = [blake2b(text.encode(), digest_size=TEXT_BYTES).digest() for text in coded.dictionary.to_pylist()]
-    table = np.frombuffer(b"".join([*hashes, bytes(TEXT_BYTES)]), np.uint8).reshape(-1, TEXT_BYTES)
-    which: NDArray[np.int32] = pc.fill_null(coded.indices, len(hashes)).to_numpy()
-    return table[which]
+    table = np.frombuffer(b"".join([*hashes, bytes(TEXT_BYTES)]), np.dtype(f"V{TEXT_BYTES}"))
+    which = pc.fill_null(coded.indices, len(hashes)).to_numpy()
+    return np.asarray(table[which])
