@@ -21,12 +21,21 @@ from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.pipelines.commits import SetAside, set_aside
-from atc_backtest.pipelines.executors import Executor, Failed, Threads, existing_cluster, local_cluster
+from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import Job, check_saves
-from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_partition
+from atc_backtest.pipelines.partition import SOURCE_FIELDS, PartSummary, needed_fields, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
-from atc_backtest.pipelines.runs import Basis, Run, create_run, discard_unfinished, open_run, resume_job
+from atc_backtest.pipelines.runs import (
+    Basis,
+    JobPlace,
+    Run,
+    create_run,
+    discard_unfinished,
+    job_at,
+    open_run,
+    resume_job,
+)
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
 
@@ -132,9 +141,10 @@ def backtest(
         progress.started(job, 0, None)
         return run
     compile_kernel(job)
+    work = partial(_run_at, JobPlace.of(run, job))
     with executor_of(job, options) as executor:
         progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
-        for outcome in executor.run(partial(run_partition, for_worker(job)), todo, progress.advanced, options.retries):
+        for outcome in executor.run(work, todo, progress.advanced, options.retries):
             if isinstance(outcome, Failed):
                 _set_aside(job, outcome)
             elif job.plan.processes:  # threads have said so as they went
@@ -142,16 +152,16 @@ def backtest(
     return run
 
 
+def _run_at(place: JobPlace, partition: Partition, tick: Tick) -> PartSummary:
+    """Where it runs, a worker: one partition of the job that the run's folder holds."""
+    return run_partition(job_at(place), partition, tick)
+
+
 def _set_aside(job: Job, failed: Failed[Partition]) -> None:
     partition = failed.item
     names = tuple(job.symbols[symbol] for symbol in partition.symbols)
     failure = SetAside(partition.index, names, partition.sets, failed.error, failed.traceback, failed.attempts)
     set_aside(job.run, failure)
-
-
-def for_worker(job: Job) -> Job:
-    """What travels with every task: all but the other partitions."""
-    return replace(job, plan=replace(job.plan, partitions=()))
 
 
 def _basis(run: RunConfig, info: StoreInfo) -> Basis:

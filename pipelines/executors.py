@@ -89,6 +89,10 @@ class _Pool(Protocol):
 
     def submit(self, function: Callable[[Any, Tick], Any], item: Any, pause_s: float) -> Any: ...
 
+    def alive(self) -> int:
+        """Workers that are there now."""
+        ...
+
     def wait(self, futures: Iterable[Any]) -> Iterable[Any]:
         """Those that have ended, at least one."""
         ...
@@ -108,7 +112,7 @@ def _drive(
         for item in islice(todo, max(0, IN_FLIGHT * n_workers - len(running))):
             running[pool.submit(function, item, 0.0)] = item, 1
         # One a worker: nobody waits behind an item that may take its worker down with it.
-        while again and len(running) < n_workers:
+        while again and len(running) < max(1, pool.alive()):
             item, attempt = again.popleft()
             running[pool.submit(function, item, PAUSE_S * 4.0 ** (attempt - 2))] = item, attempt
         if not running:
@@ -148,15 +152,18 @@ class Threads:
 
         with ThreadPoolExecutor(self.n_workers, thread_name_prefix="atc") as pool:
             try:
-                yield from _drive(_ThreadPool(pool, stop, stoppable), self.n_workers, function, items, retries)
+                yield from _drive(
+                    _ThreadPool(pool, self.n_workers, stop, stoppable), self.n_workers, function, items, retries
+                )
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
 
 
 class _ThreadPool:
-    def __init__(self, pool: ThreadPoolExecutor, stop: threading.Event, tick: Tick) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, n_workers: int, stop: threading.Event, tick: Tick) -> None:
         self._pool = pool
+        self._n_workers = n_workers
         self._stop = stop
         self._tick = tick
 
@@ -177,6 +184,9 @@ class _ThreadPool:
                 raise
 
         return self._pool.submit(attempt)
+
+    def alive(self) -> int:
+        return self._n_workers
 
     def wait(self, futures: Iterable[Future[Any]]) -> Iterable[Future[Any]]:
         return wait(list(futures), return_when=FIRST_COMPLETED).done
@@ -223,6 +233,9 @@ class _ClusterPool:
         self._pending.add(future)
         return future
 
+    def alive(self) -> int:
+        return int(sum(self._client.nthreads().values()))
+
     def wait(self, futures: Iterable[Any]) -> Iterable[Any]:
         _, distributed = _distributed()
         alone_since = None
@@ -240,7 +253,7 @@ class _ClusterPool:
                 self._pending -= ended
                 return list(ended)
             self._check_scheduler()
-            if self._client.nthreads():
+            if self.alive():
                 alone_since = None
             elif alone_since is None:
                 alone_since = time.monotonic()

@@ -9,9 +9,11 @@ docs/runs.md has the whole of it.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +71,7 @@ def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "id": secrets.token_hex(16),
         "store": {"path": job.store, "id": job.store_id, "version": job.store_version},
         "symbols": list(job.symbols),
         "sets": [
@@ -192,6 +195,32 @@ def job_of(run: Run, kernel: str) -> Job:
         save=tuple(begun["save"]),
         plan=Plan(**(begun["plan"] | {"partitions": run.partitions})),
     )
+
+
+@dataclass(frozen=True)
+class JobPlace:
+    """A job by the folder whose manifest holds it: small, whatever the number of symbols and sets.
+
+    `id` is that of the run; `plan` is without its partitions.
+    """
+
+    run: Path
+    id: str
+    kernel: str
+    plan: Plan
+
+    @classmethod
+    def of(cls, run: Run, job: Job) -> JobPlace:
+        return cls(run.path.resolve(), run.manifest["id"], job.kernel, replace(job.plan, partitions=()))
+
+
+@lru_cache(maxsize=4)
+def job_at(place: JobPlace) -> Job:
+    """The job, read once in a process. `StoreError` where the folder holds no run, or another one by now."""
+    run = open_run(place.run)
+    if run.manifest["id"] != place.id:
+        raise StoreError(f"{place.run} was replaced by another run: begin again.")
+    return replace(job_of(run, place.kernel), plan=place.plan)
 
 
 def discard_unfinished(run: Run) -> None:

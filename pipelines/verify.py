@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, for_worker
+from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of
 from atc_backtest.pipelines.commits import PartRecord, file_digest, read_record
 from atc_backtest.pipelines.executors import Failed, Tick
 from atc_backtest.pipelines.hashing import STEP, Hasher, Key, encoded_rows
 from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import Run, job_of
+from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of
 from atc_backtest.stores.opening import open_store
 
 
@@ -105,7 +105,7 @@ def verify(
     findings: list[Finding] = []
     job = replace(job, plan=replace(job.plan, n_workers=options.threads or job.plan.n_workers))
     with executor_of(job, options) as executor:
-        outcomes = executor.run(partial(_verified, for_worker(job)), checks, _no_tick, options.retries)
+        outcomes = executor.run(partial(_verified, JobPlace.of(run, job)), checks, _no_tick, options.retries)
         for done, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failed):
                 findings.append(Finding(outcome.item.partition.index, METRICS, f"cannot be verified: {outcome.error}"))
@@ -171,9 +171,9 @@ def _cut(partition: Partition, pairs: Sequence[int]) -> tuple[Partition, ...]:
     return tuple(cut)
 
 
-def _verified(job: Job, check: _Check, tick: Tick) -> tuple[Finding, ...]:
+def _verified(place: JobPlace, check: _Check, tick: Tick) -> tuple[Finding, ...]:
     """Where it runs, a worker: the parts of one partition, then their rows computed anew."""
-    index = check.partition.index
+    job, index = job_at(place), check.partition.index
     try:
         record = read_record(job.run, index)
     except DataError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import pickle
 import shutil
 import threading
 from collections import Counter
@@ -28,12 +28,12 @@ from atc_backtest.pipelines import backtest as running
 from atc_backtest.pipelines import executors
 from atc_backtest.pipelines.backtest import Options, backtest, prepare
 from atc_backtest.pipelines.commits import file_digest, read_record, write_record
-from atc_backtest.pipelines.executors import Done, Failed, Tick, WorkerLostError, local_cluster
+from atc_backtest.pipelines.executors import Tick, WorkerLostError
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.parts import SIGNALS_SCHEMA, PartWriter, series_table
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import Run, open_run
+from atc_backtest.pipelines.runs import JobPlace, Run, job_at, open_run
 from atc_backtest.pipelines.verify import verify
 
 RUN = RunConfig(AtcConfig())
@@ -154,6 +154,25 @@ def test_a_partial_run_exits_with_4_and_says_what_is_missing(store: Path, tmp_pa
     assert json.loads(atc("report", tmp_path / "run", "--json").stdout)["state"] == "complete"
 
 
+@pytest.mark.parametrize("operation", ["finish", "publish"])
+def test_a_disk_that_is_full_for_a_while_loses_nothing(
+    store: Path, tmp_path: Path, finished: Run, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    honest, calls = getattr(PartWriter, operation), Counter[str]()
+
+    def full(writer: PartWriter) -> Any:
+        calls["all"] += 1
+        if 2 <= calls["all"] < 7:
+            raise OSError(28, "No space left on device")
+        return honest(writer)
+
+    monkeypatch.setattr(PartWriter, operation, full)
+    run = backtest(store, tmp_path / "run", SETS, Options(save=ALL, threads=2, retries=5))
+    assert calls["all"] >= 12 + 5
+    assert (run.state, run.content_hash()) == ("complete", finished.content_hash())
+    assert not list(run.path.rglob("*.tmp"))
+
+
 def test_negative_retries_are_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--retries -1 is not allowed: at least 0"):
         prepare(store, tmp_path / "run", SETS, Options(retries=-1))
@@ -170,36 +189,18 @@ def test_a_second_attempt_replaces_nothing_that_was_committed(store: Path, tmp_p
     assert not list(run.path.rglob("*.tmp"))
 
 
-def _poison(item: tuple[int, str], tick: Tick) -> int:
-    number, folder = item
-    once = Path(folder) / f"died-{number}"
-    if number == 3 or (number == 5 and not once.exists()):
-        once.touch()
-        os.kill(os.getpid(), 9)
-    return number * number
-
-
-@pytest.mark.slow
-def test_an_item_that_kills_its_worker_is_given_up_and_the_others_come_through(tmp_path: Path) -> None:
-    items = [(number, str(tmp_path)) for number in range(8)]
-    with local_cluster(2, None) as cluster:
-        outcomes = list(cluster.run(_poison, items, lambda bars: None, retries=2))
-    results = {one.item[0]: one.result for one in outcomes if isinstance(one, Done)}
-    assert results == {number: number * number for number in range(8) if number != 3}
-    (failed,) = [one for one in outcomes if isinstance(one, Failed)]
-    assert (failed.item[0], failed.attempts) == (3, 3)
-    assert failed.error.startswith("WorkerLostError: the worker process died")
-
-
-def _surroundings(item: int, tick: Tick) -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in executors.ONE_THREAD}
-
-
-def test_workers_of_a_local_cluster_keep_to_one_thread() -> None:
-    with local_cluster(1, 2 * 10**9) as cluster:
-        (outcome,) = cluster.run(_surroundings, [0], lambda bars: None)
-    assert isinstance(outcome, Done)
-    assert set(outcome.result.values()) == {"1"}
+def test_what_travels_with_a_task_does_not_grow_with_symbols_and_sets(store: Path, tmp_path: Path) -> None:
+    sizes = []
+    for n_sets in (1, 40):
+        sets = [replace(RUN, atc=AtcConfig(lambda_=0.01 + i / 1000)) for i in range(n_sets)]
+        out = tmp_path / f"of{n_sets}"
+        options = Options(threads=1, symbols=("S000",))
+        run, job = backtest(store, out, sets, options), prepare(store, out, sets, options)
+        place = JobPlace.of(run, job)
+        assert job_at(place) == replace(job, plan=place.plan)
+        sizes.append(len(pickle.dumps(place)))
+    assert max(sizes) - min(sizes) < 20
+    assert max(sizes) < 2_000
 
 
 # The hash of a run
