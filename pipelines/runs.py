@@ -51,7 +51,7 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
 
     `overwrite` replaces an earlier run, never anything else.
     """
-    if job.run.exists() and any(job.run.iterdir() if job.run.is_dir() else [job.run]):
+    if _is_occupied(job.run):
         if not (job.run / MANIFEST).is_file():
             raise StoreError(f"{job.run} exists and is not a run: choose another --out; nothing was touched.")
         if not overwrite:
@@ -59,12 +59,28 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
                 f"{job.run} already holds a run: choose another --out, continue it with --resume, "
                 "or replace it with --overwrite."
             )
-        shutil.rmtree(job.run)
+        _remove(job.run)
     try:
         job.run.mkdir(parents=True, exist_ok=True)
         _write_manifest(job, versions, bases)
     except OSError as error:
         raise StoreError(f"cannot create the run {job.run}: {error}.") from error
+
+
+def _is_occupied(path: Path) -> bool:
+    """Whether something is there that is more than the beginning of a run that was killed at once."""
+    if not path.is_dir():
+        return path.exists()
+    return any(not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
+
+
+def _remove(run: Path) -> None:
+    """Commits first and the manifest last: cut short, it leaves a run with fewer parts, not something unknown."""
+    for child in sorted(run.iterdir(), key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
 
 
 def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis]) -> None:

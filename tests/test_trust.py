@@ -256,6 +256,27 @@ def test_parts_without_a_record_do_not_count(copied: Run) -> None:
     assert not {"S064", "S127"} & set(copied.table()["symbol"].to_pylist())
 
 
+def test_a_run_that_was_killed_as_it_began_or_while_it_was_replaced_is_not_in_the_way(
+    store: Path, copied: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".manifest.json.0a1b2c.tmp").write_text("{")
+    assert backtest(store, tmp_path / "begun", [RUN], Options(threads=1)).state == "complete"
+
+    def cut(path: Path) -> None:
+        if Path(path).name == "metrics":
+            raise KeyboardInterrupt
+        shutil_rmtree(path)
+
+    shutil_rmtree = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", cut)
+    with pytest.raises(KeyboardInterrupt):
+        backtest(store, copied.path, SETS, Options(save=ALL, overwrite=True))
+    monkeypatch.undo()
+    assert open_run(copied.path).done == frozenset()
+    assert backtest(store, copied.path, [RUN], Options(threads=1, overwrite=True)).state == "complete"
+
+
 # Verification
 
 
