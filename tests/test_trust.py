@@ -32,7 +32,7 @@ from atc_backtest.pipelines.executors import Tick, WorkerLostError
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.parts import SIGNALS_SCHEMA, PartWriter, series_table
-from atc_backtest.pipelines.plan import Partition
+from atc_backtest.pipelines.plan import Partition, Plan, make_plan
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, open_run
 from atc_backtest.pipelines.verify import verify
 
@@ -206,11 +206,27 @@ def test_what_travels_with_a_task_does_not_grow_with_symbols_and_sets(store: Pat
 # The hash of a run
 
 
-def test_neither_cut_nor_kernel_nor_workers_change_the_hash(store: Path, tmp_path: Path, finished: Run) -> None:
+def finely_cut(*args: Any) -> Plan:
+    """The plan, with partitions of at most 20 symbols and one set."""
+    plan = make_plan(*args)
+    pieces = [
+        (part.symbols[at : at + 20], (param_id, param_id + 1))
+        for part in plan.partitions
+        for param_id in range(*part.sets)
+        for at in range(0, len(part.symbols), 20)
+    ]
+    return replace(plan, partitions=tuple(Partition(index, *piece) for index, piece in enumerate(pieces)))
+
+
+def test_neither_cut_nor_kernel_nor_workers_change_the_hash(
+    store: Path, tmp_path: Path, finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = backtest(store, tmp_path / "one", SETS, Options(save=ALL, threads=1, kernel="numba"))
-    many = backtest(store, tmp_path / "many", SETS, Options(save=ALL, threads=6))
     clustered = backtest(store, tmp_path / "clustered", SETS, Options(save=ALL, workers=2))
-    assert len(many.partitions) > len(one.partitions)
+    monkeypatch.setattr(running, "make_plan", finely_cut)
+    many = backtest(store, tmp_path / "many", SETS, Options(save=ALL, threads=3))
+    assert len(many.partitions) == 2 * (4 + 4 + 1)
+    assert verify(many, sample=0.3, options=Options(threads=1)).ok
     assert {run.content_hash() for run in (one, many, clustered)} == {finished.content_hash()}
     figures = backtest(store, tmp_path / "figures", SETS, Options(threads=1))
     assert figures.contents()["metrics"] == finished.contents()["metrics"]
