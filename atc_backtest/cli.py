@@ -1,6 +1,7 @@
 """The command line: parses, builds a configuration, makes one call. Heavy imports wait in commands.
 
-Exit codes: 0 done; 1 internal error; 2 usage; 3 data or configuration refused; 130 interrupted.
+Exit codes: 0 done; 1 internal error; 2 usage; 3 data or configuration refused, or a verified run that differs;
+4 partial, some partitions failed and were set aside; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from atc_backtest import __version__
-from atc_backtest.guard import INTERRUPTED, REFUSED, guarded
+from atc_backtest.guard import INTERRUPTED, PARTIAL, REFUSED, guarded
 from atc_backtest.store_cli import Json, StoreArgument, store_app
 
 app = typer.Typer(
@@ -63,6 +64,11 @@ SymbolPattern = Annotated[
     str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")]
+Kernel = Annotated[str, typer.Option(help="auto, rust, numba or reference: the same bits.", envvar="ATC_KERNEL")]
+Threads = Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")]
+Workers = Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")]
+Scheduler = Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")]
+RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
 ReadThreads = Annotated[int | None, typer.Option(help="Files read at a time. Default: one per core, at most 8.")]
 
 
@@ -224,15 +230,14 @@ def backtest(
     eval_start: Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")] = None,
     symbols: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     save: Annotated[str | None, typer.Option(help="Series to keep: signals,equity,trades.")] = None,
-    kernel: Annotated[
-        str, typer.Option(help="auto, rust, numba or reference: the same bits.", envvar="ATC_KERNEL")
-    ] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")] = None,
+    kernel: Kernel = "auto",
+    threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     memory_limit: Annotated[
         str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
     ] = None,
+    retries: Annotated[int, typer.Option(help="Further tries at a partition whose error may pass.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run if it exists.")] = False,
     show_config: Annotated[
@@ -252,7 +257,7 @@ def backtest(
         print(run_config.to_toml(), end="")
         return
 
-    from atc_backtest import display
+    from atc_backtest import display, run_display
     from atc_backtest.pipelines import backtest as running
     from atc_backtest.pipelines.plan import parse_bytes
     from atc_backtest.stores.opening import stem
@@ -265,6 +270,7 @@ def backtest(
         scheduler=scheduler,
         threads=threads,
         memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+        retries=retries,
         overwrite=overwrite,
         resume=resume,
     )
@@ -276,15 +282,17 @@ def backtest(
         with display.run_progress() as shown:
             run = running.backtest(store, folder, [run_config], options, shown.progress)
     except KeyboardInterrupt:
-        display.show_interrupted(folder)
+        run_display.show_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
-    display.show_run(run, shown, as_json)
+    run_display.show_run(run, shown, as_json)
+    if run.state != "complete":
+        raise typer.Exit(PARTIAL)
 
 
 @app.command()
 @guarded
 def report(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")],
+    run: RunFolder,
     sort: Annotated[str, typer.Option(help="Column to sort by.")] = "sharpe",
     ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
     limit: Annotated[int | None, typer.Option(help="Rows to print. Default: 40 in a table, else all.")] = None,
@@ -303,11 +311,41 @@ def report(
         limit = 40
     table = reporting.report_table(opened, reporting.Selection(sort, ascending, limit))
     if as_json:
-        print(json.dumps(reporting.to_records(table), indent=1, allow_nan=False))
+        display.print_json(reporting.to_json(opened, table))
     elif csv:
         print(reporting.to_csv(table), end="")
     else:
         display.show_report(opened, table, sort)
+
+
+@app.command()
+@guarded
+def verify(
+    run: RunFolder,
+    sample: Annotated[float, typer.Option(help="Share of the pairs of symbol and set to recompute, above 0.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Which pairs a sample takes.")] = 0,
+    kernel: Kernel = "auto",
+    threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Check a run: every part as it was committed, its rows bit for bit as they are computed again.
+
+    Prints what differs and exits with 3.
+    """
+    from atc_backtest import display, run_display
+    from atc_backtest.pipelines import verify as verifying
+    from atc_backtest.pipelines.backtest import Options
+    from atc_backtest.pipelines.runs import open_run
+
+    opened = open_run(run)
+    options = Options(kernel=kernel, threads=threads, workers=workers, scheduler=scheduler)
+    with display.counting_progress("verifying", "partitions") as show:
+        found = verifying.verify(opened, sample, seed, options, show)
+    run_display.show_verification(opened, found, as_json)
+    if not found.ok:
+        raise typer.Exit(REFUSED)
 
 
 @app.command()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -144,40 +143,6 @@ def run_progress() -> Iterator[ShownRun]:
     """A progress bar with bars/s and the time left while the block runs; nothing but the end in a log."""
     with _bars() as bars:
         yield ShownRun(bars)
-
-
-def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
-    """How a finished run went, and where it is."""
-    manifest = run.manifest
-    facts = {
-        "run": str(run.path),
-        "kernel": manifest["kernel"],
-        "symbols": sum(len(p.symbols) for p in run.partitions if p.sets[0] == 0),
-        "sets": len(manifest["sets"]),
-        "bars": shown.done,
-        "seconds": round(shown.seconds, 3),
-        "partitions": len(run.partitions),
-        "done": len(run.done),
-    }
-    if as_json:
-        print_json(facts)
-        return
-    rate = count(shown.done / shown.seconds) if shown.seconds else "-"
-    print(
-        f"{facts['symbols']} symbols, {shown.done:,} bars in {shown.seconds:.2f} s "
-        f"({rate} bars/s, kernel {manifest['kernel']})"
-    )
-    print(f"run: {run.path}")
-    print(f"next: atc-backtest report {run.path}")
-
-
-def show_interrupted(folder: Path) -> None:
-    """How to go on after Ctrl-C."""
-    print(
-        f"interrupted: what was committed stays in {folder}. Give the same command with --resume to go on, "
-        "or with --overwrite to start again.",
-        file=sys.stderr,
-    )
 
 
 def show_plan(job: Job, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from atc_backtest.errors import AtcError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-REFUSED, INTERRUPTED = 3, 130
+REFUSED, PARTIAL, INTERRUPTED = 3, 4, 130
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:

@@ -20,11 +20,22 @@ from atc_backtest.execution import advance
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
-from atc_backtest.pipelines.executors import Executor, Threads, existing_cluster, local_cluster
+from atc_backtest.pipelines.commits import SetAside, set_aside
+from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
+from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import Job, check_saves
-from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_partition
+from atc_backtest.pipelines.partition import SOURCE_FIELDS, PartSummary, needed_fields, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
-from atc_backtest.pipelines.runs import Basis, Run, create_run, discard_unfinished, open_run, resume_job
+from atc_backtest.pipelines.runs import (
+    Basis,
+    JobPlace,
+    Run,
+    create_run,
+    discard_unfinished,
+    job_at,
+    open_run,
+    resume_job,
+)
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
 
@@ -41,6 +52,7 @@ class Options:
 
     `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
+    `retries`: further attempts at a partition whose error may pass.
     """
 
     kernel: str = "auto"
@@ -50,6 +62,7 @@ class Options:
     scheduler: str | None = None
     threads: int | None = None
     memory_limit: int | None = None
+    retries: int = 2
     overwrite: bool = False
     resume: bool = False
 
@@ -76,6 +89,8 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is not allowed: at least 1.")
+    if options.retries < 0:
+        raise ConfigError(f"--retries {options.retries} is not allowed: at least 0.")
     info = open_store(store).info
     chosen = _chosen(info, options.symbols)
     save = check_saves(options.save)
@@ -109,26 +124,44 @@ def backtest(
     """Run every parameter set over the store's symbols and commit the parts under `out`.
 
     Raises `ConfigError`, `DataError` or `StoreError` before work starts where it can; a run that
-    stops half-way keeps its committed parts and continues with `Options.resume`.
+    stops half-way keeps its committed parts and continues with `Options.resume`. A partition that fails
+    for good is set aside and the others go on: the run comes back with state `partial`.
     """
     options, progress = options or Options(), progress or Progress()
     job = prepare(store, out, sets, options)
     info = open_store(store, job.store_version).info
     if options.resume:
-        discard_unfinished(job.run)
+        discard_unfinished(open_run(job.run))
     else:
         create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
-    todo = [p for p in job.plan.partitions if p.index not in open_run(out).done]
+    run = open_run(out)
+    done = run.done
+    todo = [p for p in job.plan.partitions if p.index not in done]
     if not todo:
         progress.started(job, 0, None)
-        return open_run(out)
-    _compile(job)
-    with _executor(job, options) as executor:
+        return run
+    compile_kernel(job)
+    work = partial(_run_at, JobPlace.of(run, job))
+    with executor_of(job, options) as executor:
         progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
-        for summary in executor.run(partial(run_partition, job), todo, progress.advanced):
-            if job.plan.processes:  # threads have said so as they went
-                progress.advanced(summary.symbol_bars)
-    return open_run(out)
+        for outcome in executor.run(work, todo, progress.advanced, options.retries):
+            if isinstance(outcome, Failed):
+                _set_aside(job, outcome)
+            elif job.plan.processes:  # threads have said so as they went
+                progress.advanced(outcome.result.symbol_bars)
+    return run
+
+
+def _run_at(place: JobPlace, partition: Partition, tick: Tick) -> PartSummary:
+    """Where it runs, a worker: one partition of the job that the run's folder holds."""
+    return run_partition(job_at(place), partition, tick)
+
+
+def _set_aside(job: Job, failed: Failed[Partition]) -> None:
+    partition = failed.item
+    names = tuple(job.symbols[symbol] for symbol in partition.symbols)
+    failure = SetAside(partition.index, names, partition.sets, failed.error, failed.traceback, failed.attempts)
+    set_aside(job.run, failure)
 
 
 def _basis(run: RunConfig, info: StoreInfo) -> Basis:
@@ -136,11 +169,14 @@ def _basis(run: RunConfig, info: StoreInfo) -> Basis:
     return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill])
 
 
-def _executor(job: Job, options: Options) -> AbstractContextManager[Executor]:
+def executor_of(job: Job, options: Options) -> AbstractContextManager[Executor]:
+    """Where the options say that partitions run."""
     if options.scheduler is not None:
         return existing_cluster(options.scheduler)
     if options.workers is not None:
-        return local_cluster(options.workers, None)
+        limit = options.memory_limit
+        share = None if limit is None else (limit - PROCESS_BYTES[job.kernel]) // options.workers
+        return local_cluster(options.workers, share)
     return nullcontext(Threads(job.plan.n_workers))
 
 
@@ -179,7 +215,7 @@ def _shape(
         n_fields=len(fields),
         n_sets=len(sets),
         state_bytes=8 * sum(layout.width for layout in layouts),
-        set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize,
+        set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize + GROUP_BYTES * (1 + len(save)) // 2,
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
     )
@@ -196,7 +232,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _compile(job: Job) -> None:
+def compile_kernel(job: Job) -> None:
     """Compile kernel and execution once, here: workers then only read Numba's cache and never race."""
     run = job.sets[0]
     kernel = get_kernel(job.kernel)

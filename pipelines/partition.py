@@ -28,6 +28,7 @@ from atc_backtest.pipelines.parts import (
     EQUITY_SCHEMA,
     SIGNALS_SCHEMA,
     PartWriter,
+    commit_parts,
     schema_of,
     series_table,
     trades_table,
@@ -72,7 +73,7 @@ def needed_fields(sets: Sequence[Rules], sources: Sequence[str], save: Sequence[
 
 
 def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
-    """Compute and commit every part of `partition`; the metrics part comes last and marks it done.
+    """Compute and commit every part of `partition`, all at once.
 
     It reads the version that the run began with, also when the store has gone on since. Raises `StoreError`
     when that version is no longer kept, or another store is there now.
@@ -97,8 +98,7 @@ def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
                 symbol_bars += n_bars
                 tick(n_bars)
         stream.finish(writers)
-        for writer in writers.values():
-            writer.commit()
+        commit_parts(job, partition.index, writers)
     return PartSummary(partition.index, symbol_bars)
 
 

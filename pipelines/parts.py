@@ -1,10 +1,10 @@
-"""Parquet parts: schemas of the run's datasets, and a writer that commits a part by renaming it."""
+"""Parquet parts: schemas of the run's datasets, and writers whose parts are committed all at once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
 from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
+from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, write_record
+from atc_backtest.pipelines.hashing import Hasher
 from atc_backtest.pipelines.job import METRICS, Job, settings_of
 from atc_backtest.pipelines.plan import ROW_GROUP
 
@@ -51,11 +53,14 @@ def schema_of(job: Job, dataset: str) -> pa.Schema:
 
 
 def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[str, NDArray[Any]]) -> pa.Table:
-    """Rows of one symbol and set, one per value of the columns given; NaN becomes null."""
+    """Rows of one symbol and set, one per value of the columns given, copied; NaN becomes null.
+
+    Arrow would share the memory of an array without NaN, which the caller fills again before the rows are written.
+    """
     n = columns["ts"].size
     arrays = [pa.repeat(symbol, n), pa.array(np.full(n, param_id, np.int64))]
     for name in schema.names[2:]:
-        values = np.ascontiguousarray(columns[name])
+        values = columns[name].copy()
         arrays.append(pa.array(values, from_pandas=True).cast(schema.field(name).type))
     return pa.table(arrays, schema=schema)
 
@@ -66,14 +71,15 @@ def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Tab
 
 
 class PartWriter:
-    """One part of one dataset: rows stream into a hidden file, `commit` gives it its name.
+    """One part of one dataset, at <run>/<dataset>/<part>: rows stream into a hidden file, hashed as they go.
 
-    Readers list only committed names; leaving the `with` block without `commit` removes the file.
+    `commit_parts` gives it its name; leaving the `with` block without that removes the file.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
-        self._hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.path = path
+        self._hidden = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(6).hex()}.tmp")
+        self._hasher = Hasher(path.parent.name, schema)
         self._waiting: list[pa.Table] = []
         self._n_waiting = 0
         try:
@@ -86,7 +92,7 @@ class PartWriter:
         return self
 
     def write(self, table: pa.Table) -> None:
-        """Rows to add; kept until a row group is full."""
+        """Rows to add, each symbol's and set's in order; kept until a row group is full."""
         if table.num_rows:
             self._waiting.append(table)
             self._n_waiting += table.num_rows
@@ -95,16 +101,25 @@ class PartWriter:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._file.write_table(pa.concat_tables(self._waiting), row_group_size=ROW_GROUP)
+            rows = pa.concat_tables(self._waiting)
+            self._hasher.update(rows)
+            self._file.write_table(rows, row_group_size=ROW_GROUP)
         self._waiting, self._n_waiting = [], 0
 
-    def commit(self) -> None:
-        """Finish the file, bring it to disk, and give it its name; from here on it counts."""
+    def finish(self) -> PartRecord:
+        """Finish the file and bring it to disk, still hidden; what it holds."""
         self._flush()
         self._file.close()
         with self._hidden.open("rb") as written:
             os.fsync(written.fileno())
-        self._hidden.replace(self._path)
+        content = self._hasher.content()
+        size, digest = self._hidden.stat().st_size, file_digest(self._hidden)
+        file = self.path.relative_to(self.path.parent.parent).as_posix()
+        return PartRecord(file, content.rows, content.hex, size, digest)
+
+    def publish(self) -> None:
+        """Give the finished file its name."""
+        self._hidden.replace(self.path)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -113,3 +128,16 @@ class PartWriter:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._hidden.unlink(missing_ok=True)
+
+
+def commit_parts(job: Job, index: int, writers: Mapping[str, PartWriter]) -> None:
+    """Commit partition `index`: its parts get their names, then its record is written; from here on it counts.
+
+    Nothing committed is replaced: where another attempt was faster, this one's files are dropped.
+    """
+    parts = {name: writer.finish() for name, writer in writers.items()}
+    if is_committed(job.run, index):
+        return
+    for writer in writers.values():
+        writer.publish()
+    write_record(job.run, index, parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -50,7 +50,10 @@ def warnings(run: Run, table: pa.Table) -> list[str]:
         found.append("no costs: fee_bps and slippage_bps are 0, so these figures are an upper bound")
     left = len(run.partitions) - len(run.done)
     if left:
-        found.append(f"unfinished: {left} of {len(run.partitions)} partitions are missing; continue with --resume")
+        found.append(f"{run.state}: {left} of {len(run.partitions)} partitions are missing; continue with --resume")
+    for failure in run.set_aside:
+        symbols = f"{failure.symbols[0]} .. {failure.symbols[-1]}, sets {failure.sets[0]}-{failure.sets[1] - 1}"
+        found.append(f"set aside: partition {failure.partition} ({symbols}): {failure.error}")
     for column, what in (
         (pc.equal(table["n_bars"], 0), "no evaluated bar: shorter than the warm-up, or before eval_start"),
         (table["ruined"], "ruined: the account lost everything and stopped"),
@@ -80,6 +83,18 @@ def basis(run: Run) -> list[str]:
             f"size {rules['size']:g}, start {rules['start_equity']:g}"
         )
     return lines
+
+
+def to_json(run: Run, table: pa.Table) -> dict[str, Any]:
+    """The rows, and what a program must know of the run that they are of."""
+    return {
+        "run": str(run.path),
+        "state": run.state,
+        "hash": run.content_hash(),
+        "datasets": {name: {"rows": content.rows, "hash": content.hex} for name, content in run.contents().items()},
+        "set_aside": [asdict(failure) for failure in run.set_aside],
+        "rows": to_records(table),
+    }
 
 
 def to_csv(table: pa.Table) -> str:

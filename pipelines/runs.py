@@ -1,31 +1,41 @@
-"""Run folders: `manifest.json` says what was asked and how it was cut, the parts say what is done.
+"""Run folders: `manifest.json` says what was asked and how it was cut, the records in commits/ what is done.
 
-    runs/<name>/manifest.json, metrics/part-00000.parquet, and signals/, equity/, trades/ when saved
+    runs/<name>/manifest.json, commits/part-00000.json, metrics/part-00000.parquet,
+    and signals/, equity/, trades/ when saved, failed/ when partitions were set aside
 
-A partition is done when its metrics part has its name: that part is committed last.
+A partition is done when its record has its name; whoever reads the run while it goes on sees whole partitions.
+docs/runs.md has the whole of it.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from atc_backtest.config import RunConfig, from_dict
 from atc_backtest.errors import ConfigError, StoreError
+from atc_backtest.pipelines import commits
+from atc_backtest.pipelines.commits import SetAside, read_json, write_json
+from atc_backtest.pipelines.hashing import Content, run_hash
 from atc_backtest.pipelines.job import METRICS, SERIES, Job
+from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
 
 MANIFEST = "manifest.json"
 FORMAT = "atc-backtest run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SCHEMA_VERSION = 1
+"""Of the datasets: grows when a column changes its name, type or meaning."""
+
+State = Literal["complete", "partial", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
 
     `overwrite` replaces an earlier run, never anything else.
     """
-    if job.run.exists() and any(job.run.iterdir() if job.run.is_dir() else [job.run]):
+    if _is_occupied(job.run):
         if not (job.run / MANIFEST).is_file():
             raise StoreError(f"{job.run} exists and is not a run: choose another --out; nothing was touched.")
         if not overwrite:
@@ -49,7 +59,7 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
                 f"{job.run} already holds a run: choose another --out, continue it with --resume, "
                 "or replace it with --overwrite."
             )
-        shutil.rmtree(job.run)
+        _remove(job.run)
     try:
         job.run.mkdir(parents=True, exist_ok=True)
         _write_manifest(job, versions, bases)
@@ -57,10 +67,27 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
         raise StoreError(f"cannot create the run {job.run}: {error}.") from error
 
 
+def _is_occupied(path: Path) -> bool:
+    """Whether something is there that is more than the beginning of a run that was killed at once."""
+    if not path.is_dir():
+        return path.exists()
+    return any(not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
+
+
+def _remove(run: Path) -> None:
+    """Commits first and the manifest last: cut short, it leaves a run with fewer parts, not something unknown."""
+    for child in sorted(run.iterdir(), key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
 def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis]) -> None:
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "id": secrets.token_hex(16),
         "store": {"path": job.store, "id": job.store_id, "version": job.store_version},
         "symbols": list(job.symbols),
         "sets": [
@@ -71,19 +98,21 @@ def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis
         "save": list(job.save),
         "varying": list(job.varying),
         "versions": dict(versions),
+        "schema_version": SCHEMA_VERSION,
+        "schemas": {
+            name: {field.name: str(field.type) for field in schema_of(job, name)} for name in (METRICS, *job.save)
+        },
         "plan": asdict(job.plan),
     }
-    hidden = job.run / f".{MANIFEST}.tmp"
-    with hidden.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.replace(job.run / MANIFEST)
+    write_json(job.run / MANIFEST, content)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk, finished or not. `manifest` as written when it began."""
+    """A run on disk, finished or not. `manifest` as written when it began; all else as it is when asked.
+
+    Only committed parts count, also while the run goes on.
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -98,30 +127,67 @@ class Run:
     @property
     def done(self) -> frozenset[int]:
         """Indices of the committed partitions."""
-        return frozenset(int(part.stem.removeprefix("part-")) for part in _parts(self.path / METRICS))
+        return commits.committed(self.path)
+
+    @property
+    def set_aside(self) -> tuple[SetAside, ...]:
+        """Partitions that failed in every attempt; --resume tries them again."""
+        return commits.read_set_aside(self.path)
+
+    @property
+    def state(self) -> State:
+        """Partial: some partitions were set aside. Unfinished: others are still to come."""
+        if len(self.done) == len(self.partitions):
+            return "complete"
+        return "partial" if self.set_aside else "unfinished"
 
     @property
     def sets(self) -> tuple[RunConfig, ...]:
         return tuple(from_dict(one["config"]) for one in self.manifest["sets"])
 
-    def table(self, dataset: str = METRICS) -> pa.Table:
-        """All committed rows of a dataset, sorted by symbol, set, then time."""
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """What the run holds: metrics and the saved series."""
+        return (METRICS, *self.manifest["save"])
+
+    def contents(self) -> dict[str, Content]:
+        """Dataset -> rows and content hash of what is committed, as `hashing` defines them."""
+        found = {name: Content() for name in self.datasets}
+        for _, parts in commits.records(self.path):
+            for name, part in parts.items():
+                found[name] += part.sum
+        return found
+
+    def content_hash(self) -> str:
+        """The hash of all committed rows: of a complete run, the same however it came about."""
+        return run_hash(self.contents())
+
+    def files(self, dataset: str = METRICS) -> list[Path]:
+        """The committed Parquet files of a dataset, for any reader of Parquet: polars, DuckDB, pandas, Dask."""
         if dataset not in (METRICS, *SERIES):
             raise ConfigError(f"unknown dataset {dataset!r}: choose from {', '.join((METRICS, *SERIES))}.")
-        parts = _parts(self.path / dataset)
-        if not parts:
-            remedy = "let the run begin" if dataset == METRICS else f"run again with --save {dataset}"
-            raise StoreError(f"{self.path} has no committed {dataset} yet: {remedy}.")
-        table = ds.dataset([str(part) for part in parts], format="parquet").to_table()
+        if dataset not in self.datasets:
+            raise StoreError(f"{self.path} has no {dataset}: run again with --save {dataset}.")
+        return [self.path / parts[dataset].file for _, parts in commits.records(self.path)]
+
+    def dataset(self, dataset: str = METRICS) -> ds.Dataset:
+        """A dataset's committed rows, lazily. Those of one symbol and set follow each other in time."""
+        files = self.files(dataset)
+        if not files:
+            raise StoreError(f"{self.path} has no committed {dataset} yet: let the run go on.")
+        return ds.dataset([str(file) for file in files], format="parquet")
+
+    def table(self, dataset: str = METRICS) -> pa.Table:
+        """All committed rows of a dataset in memory, sorted by symbol, set, then time."""
         keys = [("symbol", "ascending"), ("param_id", "ascending")]
         order = {"signals": "ts", "equity": "ts", "trades": "trade_id"}.get(dataset)
-        return table.sort_by([*keys, (order, "ascending")] if order else keys)
+        return self.dataset(dataset).to_table().sort_by([*keys, (order, "ascending")] if order else keys)
 
 
 def open_run(path: Path) -> Run:
     """The run at `path`; `StoreError` when there is none or it is of another format."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(path / MANIFEST)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} is not a run ({error}): give the folder named by --out.") from error
     found = (manifest.get("format"), manifest.get("format_version"))
@@ -130,14 +196,56 @@ def open_run(path: Path) -> Run:
     return Run(path, manifest)
 
 
-def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
+def job_of(run: Run, kernel: str) -> Job:
+    """The job that `run` carries out, with another kernel."""
+    begun = run.manifest
+    return Job(
+        store=begun["store"]["path"],
+        run=run.path,
+        store_id=begun["store"]["id"],
+        store_version=begun["store"]["version"],
+        symbols=tuple(begun["symbols"]),
+        sets=run.sets,
+        bars_per_year=tuple(one["bars_per_year"] for one in begun["sets"]),
+        kernel=kernel,
+        save=tuple(begun["save"]),
+        plan=Plan(**(begun["plan"] | {"partitions": run.partitions})),
+    )
 
 
-def discard_unfinished(path: Path) -> None:
-    """Remove the hidden files of writers that were killed before they could commit."""
-    for hidden in path.glob("*/.part-*.tmp"):
+@dataclass(frozen=True)
+class JobPlace:
+    """A job by the folder whose manifest holds it: small, whatever the number of symbols and sets.
+
+    `id` is that of the run; `plan` is without its partitions.
+    """
+
+    run: Path
+    id: str
+    kernel: str
+    plan: Plan
+
+    @classmethod
+    def of(cls, run: Run, job: Job) -> JobPlace:
+        return cls(run.path.resolve(), run.manifest["id"], job.kernel, replace(job.plan, partitions=()))
+
+
+@lru_cache(maxsize=4)
+def job_at(place: JobPlace) -> Job:
+    """The job, read once in a process. `StoreError` where the folder holds no run, or another one by now."""
+    run = open_run(place.run)
+    if run.manifest["id"] != place.id:
+        raise StoreError(f"{place.run} was replaced by another run: begin again.")
+    return replace(job_of(run, place.kernel), plan=place.plan)
+
+
+def discard_unfinished(run: Run) -> None:
+    """Remove what attempts that were killed left behind, and forget what failed: it is tried again."""
+    for hidden in run.path.glob("*/.part-*.tmp"):
         hidden.unlink(missing_ok=True)
+    for folder in run.path.glob(".verify-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    commits.forget_set_aside(run.path, (failure.partition for failure in run.set_aside))
 
 
 def resume_job(job: Job) -> Job:
@@ -148,7 +256,7 @@ def resume_job(job: Job) -> Job:
     run = open_run(job.run)
     begun = run.manifest
     now: dict[str, Any] = {
-        "store": (begun["store"].get("id"), job.store_id),
+        "prices: another store is at its place now": (begun["store"].get("id"), job.store_id),
         "store version": (begun["store"]["version"], job.store_version),
         "symbols": (begun["symbols"], list(job.symbols)),
         "settings": ([one["digest"] for one in begun["sets"]], [config.digest() for config in job.sets]),

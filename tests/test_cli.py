@@ -134,14 +134,17 @@ def test_report_as_table_json_and_csv(finished: Path) -> None:
     assert "8766 bars (calendar 24/7)" in table
     assert "fee 5 bps" in table
     assert f"report    {finished / 'metrics'}" in table
-    rows = json.loads(atc("report", finished, "--json").stdout)
+    found = json.loads(atc("report", finished, "--json").stdout)
+    assert (found["state"], found["set_aside"]) == ("complete", [])
+    assert found["datasets"]["metrics"]["rows"] == len(found["rows"]) == 3
+    rows = found["rows"]
     assert list(rows[0]) == list(METRIC_COLUMNS)
     assert [row["sharpe"] for row in rows] == sorted((row["sharpe"] for row in rows), reverse=True)
     assert rows[0]["start_ts"].endswith("Z")
     lines = atc("report", finished, "--csv", "--sort", "symbol", "--ascending").stdout.splitlines()
     assert lines[0].replace('"', "").split(",") == list(METRIC_COLUMNS)
     assert [line.split(",")[0].strip('"') for line in lines[1:]] == ["S000", "S001", "S002"]
-    assert len(json.loads(atc("report", finished, "--json", "--limit", 1).stdout)) == 1
+    assert len(json.loads(atc("report", finished, "--json", "--limit", 1).stdout)["rows"]) == 1
     wrong = atc("report", finished, "--sort", "luck")
     assert wrong.exit_code == 3
     assert "cannot sort by 'luck': the columns are symbol" in wrong.stderr

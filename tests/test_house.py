@@ -26,7 +26,7 @@ LAYERS = (
     ("calendars", "reference", "execution", "metrics", "stores"),
     ("kernels",),
     ("pipelines", "live"),
-    ("diagnosis", "display", "fetch_display", "store_display"),
+    ("diagnosis", "display", "fetch_display", "run_display", "store_display"),
     ("guard", "cli", "store_cli"),
     ("__main__",),
 )
