@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from atc_backtest import __version__
-from atc_backtest.accounts import ACCOUNT, FILLS, Bars, Rules, Saved, new_accounts
+from atc_backtest.accounts import ACCOUNT, FILLS, Rules
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
-from atc_backtest.execution import advance
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
+from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.executors import Executor, Threads, existing_cluster, local_cluster
 from atc_backtest.pipelines.job import Job, check_saves
 from atc_backtest.pipelines.partition import SOURCE_FIELDS, needed_fields, run_partition
@@ -203,6 +203,4 @@ def _compile(job: Job) -> None:
     close = np.linspace(1.0, 2.0, 8)[None]
     outputs = Outputs.allocate(["signal"], 1, 1, 8)
     kernel.advance(kernel.new_state([run.atc], 1), Prices(close), outputs)
-    rules = Rules.of(replace(run, execution=replace(run.execution, fill="next_close")), 0, has_open=False)
-    bars = Bars(ts=np.arange(8), close=close[0], signal=np.zeros(8))
-    advance(new_accounts(rules, 1)[0], rules, bars, Saved.room(8))
+    accounting.compiled()

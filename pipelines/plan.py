@@ -72,6 +72,7 @@ class Plan:
     task_bytes: int
     projected_bytes: int
     memory_limit: int | None
+    prefetch: bool = True
 
 
 def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int | None) -> Plan:
