@@ -182,6 +182,8 @@ def _shape(
         set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize,
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
+        n_streams=len(layouts),
+        kernel=kernel,
     )
 
 
