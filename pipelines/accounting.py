@@ -36,7 +36,9 @@ class Room:
 
     @property
     def signal(self) -> F64:
-        return self.picked[1]
+        """Of the present bars, in its beginning."""
+        row: F64 = self.picked[1]
+        return row
 
     @classmethod
     def of(cls, n_bars: int, trades: bool) -> Room:
@@ -120,12 +122,13 @@ def compiled() -> Callable[..., tuple[int, int]]:
     import numba
 
     typeof: Any = numba.typeof
-    block = numba.types.Array(numba.float64, 2, "C", readonly=True)
-    signature = numba.types.UniTuple(numba.int64, 2)(
+    types: Any = numba.types
+    block = types.Array(numba.float64, 2, "C", readonly=True)
+    signature = types.UniTuple(numba.int64, 2)(
         typeof(np.zeros(1, ACCOUNT)),
         typeof(Rules.of(RunConfig(), 0, has_open=True)),
-        numba.types.Array(numba.int64, 1, "C", readonly=True),
-        numba.types.UniTuple(block, 5),
+        types.Array(numba.int64, 1, "C", readonly=True),
+        types.UniTuple(block, 5),
         numba.boolean,
         numba.int64[::1],
         numba.float64[:, ::1],

@@ -37,4 +37,4 @@ LONGEST_NS = 10e9
 """What a task should last at most: more is lost with it when it is lost, and the last one is waited for."""
 
 WORTH, WORTH_NS = 0.95, 20e6
-"""A finer cut is taken where the run then lasts less than `WORTH` of what it lasts with a coarser one, and by so much."""
+"""A finer cut is taken where the run then lasts less than this share of what a coarser one takes, by that much."""

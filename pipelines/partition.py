@@ -207,4 +207,3 @@ class _Group:
 def _signal(outputs: Outputs) -> F64:
     assert outputs.signal is not None  # asked for in `advance`
     return outputs.signal
-

@@ -24,6 +24,7 @@ from atc_backtest.pipelines.backtest import Options, Progress, backtest, prepare
 from atc_backtest.pipelines.runs import open_run
 from atc_backtest.pipelines.slabs import Slab, Slabs
 from atc_backtest.reference import atc
+from atc_backtest.stores.synth import SynthSpec, synth
 from atc_backtest.stores.zarr_store import open_store
 
 COSTS = ExecutionConfig(fee_bps=5.0, slippage_bps=2.0, shorts=True)
@@ -318,18 +319,15 @@ def test_a_scheduler_that_is_not_there_is_named(store: Path, tmp_path: Path) -> 
         run(store, tmp_path / "run", scheduler="tcp://127.0.0.1:9")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("kernel", ["numba", "auto"])
-def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path, kernel: str) -> None:
-    path = tmp_path / "big.zarr"
-    fill_store(path, np.stack([tick_walk(40_000, seed) for seed in range(128)]))
+def peak_and_projection(store: Path, out: Path, options: str) -> tuple[int, int]:
+    """Most memory a process held that ran a backtest with `options`, and what its plan had promised."""
     program = f"""
 import json, re
 from pathlib import Path
 from atc_backtest.config import RunConfig
 from atc_backtest.pipelines.backtest import Options, backtest, prepare
-options = Options(threads=2, kernel={kernel!r}, save=("signals", "equity", "trades"))
-args = Path({str(path)!r}), Path({str(tmp_path / "run")!r}), [RunConfig()], options
+options = Options({options})
+args = Path({str(store)!r}), Path({str(out)!r}), [RunConfig()], options
 projected = prepare(*args).plan.projected_bytes
 backtest(*args)
 status = Path("/proc/self/status").read_text()  # ru_maxrss would count the process that started this one
@@ -337,7 +335,33 @@ print(json.dumps([int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) * 1024, proj
 """
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     peak, projected = json.loads(found.stdout)
+    return peak, projected
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("kernel", ["numba", "auto"])
+def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path, kernel: str) -> None:
+    path = tmp_path / "big.zarr"
+    fill_store(path, np.stack([tick_walk(40_000, seed) for seed in range(128)]))
+    options = f"threads=2, kernel={kernel!r}, save=('signals', 'equity', 'trades')"
+    peak, projected = peak_and_projection(path, tmp_path / "run", options)
     assert 10**8 < peak <= projected
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_hundred_times_the_bars_need_no_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for n_bars in (10**5, 10**7):
+        path = tmp_path / f"{n_bars}.zarr"
+        synth(path, SynthSpec(1, n_bars, seed=1, bar_ns=10**9, fields=("close",)))
+        peak, projected = peak_and_projection(path, tmp_path / f"run-{n_bars}", "threads=1")
+        assert peak <= projected
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 16 * 2**20  # its closes are 80 MB; the manifest grows by a line a chunk
 
 
 def test_the_environment_reaches_the_configuration() -> None:
