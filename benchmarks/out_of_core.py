@@ -4,7 +4,7 @@
 
 Makes a store of closes (`store synth`; kept in --folder and used again), then in turns runs the command in a child,
 summing what every process of it ever held, and the kernel on prices of the same store that are in memory already.
-Times of the command are those of its bars, without the start of Python.
+The command's time is that of its bars, without the start of Python; its CPU time includes the start.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -79,13 +80,21 @@ def command_run(store: Path, run: Path, options: argparse.Namespace) -> dict[str
     """One run of the command: what it says of itself, and its peak."""
     command = [sys.executable, "-m", "atc_backtest", "backtest", str(store), "--out", str(run), "--overwrite", "--json"]
     command += ["--memory-limit", options.memory_limit, "--threads", str(options.threads)]
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), children_cpu()
     output, peak = watched(command)
-    return json.loads(output) | {"peak": peak, "whole": time.perf_counter() - began}
+    whole, cpu = time.perf_counter() - began, children_cpu() - cpu_began
+    found = json.loads(output)
+    return found | {"peak": peak, "whole": whole, "cpu_ns": 1e9 * cpu / found["bars"]}
 
 
-def kernel_rate(blocks: list[F64], n_threads: int, at_least_bars: int) -> float:
-    """Present bars a second of the kernel alone: every thread a block of 64 symbols at a time, signals discarded."""
+def children_cpu() -> float:
+    """Seconds of CPU of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def kernel_rate(blocks: list[F64], n_threads: int, at_least_bars: int) -> tuple[float, float]:
+    """The kernel alone, a block a thread at a time: present bars a second, and ns of CPU a bar."""
     kernel = get_kernel("auto")
     prices = [Prices(block) for block in blocks]
     n_present = [int((block == block).sum()) for block in blocks]
@@ -97,10 +106,10 @@ def kernel_rate(blocks: list[F64], n_threads: int, at_least_bars: int) -> float:
         return n_present[at]
 
     rounds = max(1, at_least_bars // sum(n_present))
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(n_threads) as pool:
         done = sum(sum(pool.map(advance, range(len(blocks)))) for _ in range(rounds))
-    return done / (time.perf_counter() - began)
+    return done / (time.perf_counter() - began), 1e9 * (time.process_time() - cpu_began) / done
 
 
 def sample_blocks(store: Path, n_threads: int) -> list[F64]:
@@ -130,24 +139,26 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         store = folder / f"closes-{options.symbols}x{options.bars}.zarr"
         if not store.exists():
-            made = synth(store, SynthSpec(options.symbols, options.bars, seed=1, fields=("close",)))
+            made = synth(store, SynthSpec(options.symbols, options.bars, seed=1, bar_ns=10**9, fields=("close",)))
             print(f"made {store.name} in {made.seconds:.0f} s", flush=True)
         blocks = sample_blocks(store, options.threads)
-        runs, rates = [], []
+        runs, kernels = [], []
         for _ in range(options.rounds):
-            rates.append(kernel_rate(blocks, options.threads, options.symbols * options.bars // 4))
+            kernels.append(kernel_rate(blocks, options.threads, options.symbols * options.bars // 4))
             runs.append(command_run(store, folder / "run", options))
-        report(options, runs, rates)
+        report(options, runs, kernels)
 
 
-def report(options: argparse.Namespace, runs: list[dict[str, Any]], rates: list[float]) -> None:
+def report(options: argparse.Namespace, runs: list[dict[str, Any]], kernels: list[tuple[float, float]]) -> None:
     """Every round, then the best of each side: other work on the machine only ever adds time."""
     print(machine())
-    for run, rate in zip(runs, rates, strict=True):
+    for run, (rate, cpu_ns) in zip(runs, kernels, strict=True):
         print(
-            f"  command {run['bars'] / run['seconds'] / 1e6:7.2f} M bars/s ({run['whole']:.1f} s whole), "
-            f"peak {run['peak'] / 1e6:.0f} MB; kernel alone {rate / 1e6:7.2f} M bars/s"
+            f"  command {run['bars'] / run['seconds'] / 1e6:6.2f} M bars/s, {run['cpu_ns']:.0f} ns of CPU a bar "
+            f"({run['whole']:.1f} s whole), peak {run['peak'] / 1e6:.0f} MB; "
+            f"kernel alone {rate / 1e6:6.2f} M bars/s, {cpu_ns:.0f} ns"
         )
+    rates = [rate for rate, _ in kernels]
     best = max(run["bars"] / run["seconds"] for run in runs)
     raw = 8 * options.symbols * options.bars / 1e9
     print(
