@@ -180,7 +180,7 @@ def _task_bytes(shape: Shape, symbols: int, block: int, sets: int, prefetch: boo
     times = 2 * 8 * shape.chunk_bars
     read = (2 if prefetch else 1) * (slab + times) + 3 * chunk
     state = symbols * (shape.state_bytes + 2 * sets * shape.set_bytes)
-    working = 8 * block * (symbols * (sets + shape.n_fields + 3) + 2 * sets + 24)
+    working = 8 * block * (symbols * (sets + shape.n_fields + 3) + 2 * sets + 26)
     saved = 2 * shape.saved_bytes * min(symbols * sets * shape.n_bars, ROW_GROUP + block)
     return read + state + working + saved
 
@@ -191,8 +191,9 @@ def _cut(shape: Shape, n_workers: int) -> _Cut:
     candidates = []
     for pieces in (2**k for k in range(shape.chunk_symbols.bit_length()) if 2**k <= shape.chunk_symbols):
         symbols = _split(chunks, pieces)
-        groups = (1, *(n_workers * 2**k for k in range(3)))
-        counts = {math.ceil(shape.n_sets / group) for group in groups} | {_longest_sets(shape, symbols)}
+        groups: tuple[int, ...] = (1, *(n_workers * 2**k for k in range(3)))
+        groups += (math.ceil(shape.n_sets / _longest_sets(shape, symbols)),)
+        counts = {math.ceil(shape.n_sets / group) for group in groups}
         candidates += [(symbols, sets) for sets in counts]
     candidates.sort(key=lambda cut: (len(cut[0]) * math.ceil(shape.n_sets / cut[1]), len(cut[0])))
     best, best_seconds, best_long = candidates[0], math.inf, True
