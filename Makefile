@@ -53,6 +53,7 @@ bench: .venv/.dev
 	$(PY) benchmarks/storage_size.py
 	$(PY) benchmarks/ingest.py
 	$(PY) benchmarks/fetch.py
+	$(PY) benchmarks/out_of_core.py
 
 venv: .venv/.dev
 

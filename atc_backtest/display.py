@@ -158,6 +158,8 @@ def show_plan(job: Job, as_json: bool) -> None:
     print(f"slabs of {plan.slab_bars:,} bars, computed {plan.block_bars:,} at a time")
     most, task = format_bytes(plan.projected_bytes), format_bytes(plan.task_bytes)
     print(f"memory: at most {most}, of which {task} for each worker's task")
+    ahead = "read while the one before is computed" if plan.prefetch else "read one after another, for want of memory"
+    print(f"slabs are {ahead}; estimated time {plan.seconds:,.1f} s")
 
 
 # Reports

@@ -294,7 +294,8 @@ def _write(account: Any, trade: Any, ts: int, t: int, price: float, fee: float, 
 def _sum_bars(account: Any, rules: Rules, ts: I64, close: F64, equity: F64) -> None:
     """Take the evaluated bars of `equity` into the running sums: a NaN is before, a ruin the last.
 
-    The sums live in locals: a record's fields would go through memory at every bar.
+    The sums live in locals: a record's fields would go through memory at every bar. Division rounds in order,
+    so that the deepest drawdown under one peak is that of the lowest value, divided once.
     """
     n, start_ts, last_ts, last = account["n"], account["start_ts"], account["ts"], account["equity"]
     total, mean, m2, downside = account["equity_sum"], account["mean"], account["m2"], account["downside"]
@@ -306,6 +307,7 @@ def _sum_bars(account: Any, rules: Rules, ts: I64, close: F64, equity: F64) -> N
         account["hold_drawdown"],
     )
     last_close, seen = account["close"], account["bars"] - ts.shape[0]
+    bottom, hold_bottom = peak, hold_peak
     for i in range(ts.shape[0]):
         if math.isnan(equity[i]):
             last_ts = ts[i]
@@ -315,7 +317,7 @@ def _sum_bars(account: Any, rules: Rules, ts: I64, close: F64, equity: F64) -> N
         if n == 0:
             start_ts = ts[i]
             peak_ts = last_ts if seen + i > 0 else start_ts
-            hold_start = hold_peak = close[i]
+            hold_start = hold_peak = hold_bottom = close[i]
         r = equity[i] / last - 1.0
         last = equity[i]
         last_ts = ts[i]
@@ -332,14 +334,23 @@ def _sum_bars(account: Any, rules: Rules, ts: I64, close: F64, equity: F64) -> N
             if n - peak_bar > 1:
                 longest_bars = max(longest_bars, n - peak_bar)
                 longest_ns = max(longest_ns, last_ts - peak_ts)
+            if bottom < peak:
+                drawdown = min(drawdown, bottom / peak - 1.0)
             peak, peak_bar, peak_ts = last, n, last_ts
-        else:
-            drawdown = min(drawdown, last / peak - 1.0)
+            bottom = last
+        elif last < bottom:
+            bottom = last
         if last_close >= hold_peak:
-            hold_peak = last_close
-        else:
-            hold_drawdown = min(hold_drawdown, last_close / hold_peak - 1.0)
+            if hold_bottom < hold_peak:
+                hold_drawdown = min(hold_drawdown, hold_bottom / hold_peak - 1.0)
+            hold_peak = hold_bottom = last_close
+        elif last_close < hold_bottom:
+            hold_bottom = last_close
         n += 1
+    if bottom < peak:
+        drawdown = min(drawdown, bottom / peak - 1.0)
+    if hold_bottom < hold_peak:
+        hold_drawdown = min(hold_drawdown, hold_bottom / hold_peak - 1.0)
     account["n"], account["start_ts"], account["ts"], account["equity"] = n, start_ts, last_ts, last
     account["equity_sum"], account["mean"], account["m2"], account["downside"] = total, mean, m2, downside
     account["peak"], account["peak_bar"], account["peak_ts"] = peak, peak_bar, peak_ts
@@ -353,16 +364,23 @@ def _sum_bars(account: Any, rules: Rules, ts: I64, close: F64, equity: F64) -> N
 
 
 @cache
+def jitable() -> None:
+    """Let compiled code call `advance_bars` and what it is made of; once is enough."""
+    from numba.extending import register_jitable
+
+    for part in (_side, _write, _end_trade, _enter, _trade, _fill_bars, _sum_bars, advance_bars):
+        register_jitable(part)
+
+
+@cache
 def compiled() -> AdvanceBars:
     """`advance_bars` as machine code that releases the GIL: compiled, or read from Numba's cache, once.
 
     One signature, inputs read-only: arrays of a store's map and fresh ones run the same code.
     """
     import numba
-    from numba.extending import register_jitable
 
-    for part in (_side, _write, _end_trade, _enter, _trade, _fill_bars, _sum_bars):
-        register_jitable(part)
+    jitable()
     typeof: Any = numba.typeof
     rules = Rules.of(RunConfig(), 0, has_open=True)
     series = numba.types.Array(numba.float64, 1, "C", readonly=True)

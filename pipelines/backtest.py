@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from atc_backtest import __version__
-from atc_backtest.accounts import ACCOUNT, FILLS, Bars, Rules, Saved, new_accounts
+from atc_backtest.accounts import ACCOUNT, FILLS, Rules
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
-from atc_backtest.execution import advance
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
+from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
 from atc_backtest.pipelines.hashing import GROUP_BYTES
@@ -218,6 +218,8 @@ def _shape(
         set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize + GROUP_BYTES * (1 + len(save)) // 2,
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
+        n_streams=len(layouts),
+        kernel=kernel,
     )
 
 
@@ -239,6 +241,4 @@ def compile_kernel(job: Job) -> None:
     close = np.linspace(1.0, 2.0, 8)[None]
     outputs = Outputs.allocate(["signal"], 1, 1, 8)
     kernel.advance(kernel.new_state([run.atc], 1), Prices(close), outputs)
-    rules = Rules.of(replace(run, execution=replace(run.execution, fill="next_close")), 0, has_open=False)
-    bars = Bars(ts=np.arange(8), close=close[0], signal=np.zeros(8))
-    advance(new_accounts(rules, 1)[0], rules, bars, Saved.room(8))
+    accounting.compiled()

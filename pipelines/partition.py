@@ -6,24 +6,25 @@ kernel state are carried from slab to slab, saved series leave through their wri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from atc_backtest.accounts import NEXT_OPEN, Bars, Rules, Saved, new_accounts
+from atc_backtest.accounts import NEXT_OPEN, Rules, new_accounts
 from atc_backtest.config import AtcConfig
 from atc_backtest.errors import DataError, StoreError
-from atc_backtest.execution import advance, open_trade
+from atc_backtest.execution import open_trade
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import Outputs, Prices, State, warmup_bars
 from atc_backtest.metrics import figures
+from atc_backtest.pipelines.accounting import Room, advance_block
 from atc_backtest.pipelines.executors import Tick
-from atc_backtest.pipelines.job import METRICS, Job, settings_of
+from atc_backtest.pipelines.job import METRICS, SERIES, Job, settings_of
 from atc_backtest.pipelines.parts import (
     EQUITY_SCHEMA,
     SIGNALS_SCHEMA,
@@ -34,12 +35,9 @@ from atc_backtest.pipelines.parts import (
     trades_table,
 )
 from atc_backtest.pipelines.plan import Partition
+from atc_backtest.pipelines.slabs import F64, I64, Fields, Slabs
 from atc_backtest.stores.base import Store
 from atc_backtest.stores.opening import open_store
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
-Fields = dict[str, F64]
 
 SOURCE_FIELDS = {
     "close": ("close",),
@@ -91,12 +89,11 @@ def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
             for name in (*job.save, METRICS)
         }
         symbol_bars = 0
-        for start in range(0, store.info.n_bars, job.plan.slab_bars):
-            stop = min(start + job.plan.slab_bars, store.info.n_bars)
-            for ts, block in stream.blocks(start, stop):
-                n_bars = stream.advance(ts, block, writers)
-                symbol_bars += n_bars
-                tick(n_bars)
+        slabs = stack.enter_context(stream.slabs.reading(job.plan.prefetch))
+        for ts, block in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
+            n_bars = stream.advance(ts, block, writers)
+            symbol_bars += n_bars
+            tick(n_bars)
         stream.finish(writers)
         commit_parts(job, partition.index, writers)
     return PartSummary(partition.index, symbol_bars)
@@ -108,17 +105,17 @@ class _Stream:
     def __init__(self, job: Job, partition: Partition, store: Store) -> None:
         self._job = job
         self._symbols = partition.symbols
-        self._store = store
         self._param_ids = range(*partition.sets)
         self._sets = [job.sets[p] for p in self._param_ids]
         has_open = "open" in store.info.fields
         self._rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in self._sets]
         fields = needed_fields(self._rules, [run.source for run in self._sets], job.save)
-        self._fields = tuple(name for name in fields if name in store.info.fields)
+        fields = tuple(name for name in fields if name in store.info.fields)
+        self.slabs = Slabs(store, partition.symbols, fields, job.plan.slab_bars)
         self._kernel = get_kernel(job.kernel)
         self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self._sets)]
         self._accounts = [new_accounts(rules, len(self._symbols)) for rules in self._rules]
-        self._saved = Saved.room(job.plan.block_bars, trades="trades" in job.save)
+        self._room = Room.of(job.plan.block_bars, trades="trades" in job.save)
 
     def _group(self, source: str) -> _Group:
         """The sets that average one source; equal indicators among them are computed once."""
@@ -128,20 +125,6 @@ class _Stream:
         which = {i: place[self._sets[i].atc] for i in members}
         return _Group(source, tuple(configs), which, self._kernel.new_state(configs, len(self._symbols)))
 
-    def blocks(self, start: int, stop: int) -> Iterator[tuple[I64, Fields]]:
-        """Bars [start, stop), whole chunks read once, in blocks of the plan's size."""
-        first, last = self._symbols[0], self._symbols[-1] + 1
-        rows = np.array(self._symbols) - first
-        slab = {}
-        for name in self._fields:
-            values = self._store.read(name, (first, last), (start, stop))
-            slab[name] = values if rows.size == last - first else values[rows]
-        ts = self._store.ts(start, stop)
-        size = self._job.plan.block_bars
-        for at in range(0, stop - start, size):
-            cut = slice(at, min(at + size, stop - start))
-            yield ts[cut], {name: np.require(values[:, cut], requirements=["C", "W"]) for name, values in slab.items()}
-
     def advance(self, ts: I64, block: Fields, writers: dict[str, PartWriter]) -> int:
         """One block through kernels and accounts; the present bars times sets that were done."""
         signals: dict[int, tuple[F64, int]] = {}
@@ -149,16 +132,23 @@ class _Stream:
             outputs = Outputs.allocate(["signal"], len(group.configs), *block["close"].shape)
             self._kernel.advance(group.state, self._prices(group.source, ts, block), outputs)
             signals |= {i: (_signal(outputs), at) for i, at in group.which.items()}
+        given = {name: block[name] for name in ("close", "open", "high", "low") if name in block}
+        rows = [slice(row, row + 1) for row in range(len(self._symbols))] if writers.keys() & SERIES else [slice(None)]
         n_bars = 0
-        for row, symbol in enumerate(self._symbols):
-            present = np.flatnonzero(~np.isnan(block["close"][row]))
-            if present.size == 0:
-                continue
-            bars, times = _pick(ts, block, row, present), ts[present]
+        for row in rows:
             for i in range(len(self._sets)):
                 values, at = signals[i]
-                self._account(i, row, symbol, bars | {"signal": values[at, row][present]}, times, writers)
-            n_bars += present.size * len(self._sets)
+                n, closed = advance_block(
+                    self._accounts[i][row],
+                    self._rules[i],
+                    ts,
+                    {name: values[row] for name, values in given.items()},
+                    values[at, row],
+                    self._room,
+                )
+                n_bars += n
+                if n and row.start is not None:
+                    self._save(self._symbols[row.start], self._param_ids[i], (n, closed), writers)
         return n_bars
 
     def _prices(self, source: str, ts: I64, block: Fields) -> Prices:
@@ -175,19 +165,16 @@ class _Stream:
             when = np.datetime64(int(ts[0]), "ns")
             raise DataError(f"{self._job.store}, symbols {whom}, block from {when}: {error}") from error
 
-    def _account(self, i: int, row: int, symbol: int, bars: Fields, ts: I64, writers: dict[str, PartWriter]) -> None:
-        given = {name: bars.get(name) for name in ("open", "high", "low")}
-        block = Bars(ts=ts, close=bars["close"], signal=bars["signal"], **given)
-        closed = advance(self._accounts[i][row], self._rules[i], block, self._saved)
-        name, param_id = self._job.symbols[symbol], self._param_ids[i]
-        n = ts.size
+    def _save(self, symbol: int, param_id: int, found: tuple[int, int], writers: dict[str, PartWriter]) -> None:
+        """Hand the room's last row to the writers, copied: they keep rows for longer than the room does."""
+        (n, closed), room, name = found, self._room, self._job.symbols[symbol]
+        ts, position, equity = room.ts[:n].copy(), room.saved.position[:n].copy(), room.saved.equity[:n]
         if "trades" in writers and closed:
-            writers["trades"].write(trades_table(name, param_id, self._saved.trades[:closed]))
+            writers["trades"].write(trades_table(name, param_id, room.saved.trades[:closed]))
         if "signals" in writers:
-            columns: dict[str, Any] = {"ts": ts, "signal": bars["signal"], "position": self._saved.position[:n]}
+            columns: dict[str, Any] = {"ts": ts, "signal": room.signal[:n].copy(), "position": position}
             writers["signals"].write(series_table(SIGNALS_SCHEMA, name, param_id, columns))
         if "equity" in writers:
-            equity = self._saved.equity[:n]
             counted = ~np.isnan(equity)
             columns = {"ts": ts[counted], "equity": equity[counted]}
             writers["equity"].write(series_table(EQUITY_SCHEMA, name, param_id, columns))
@@ -220,10 +207,3 @@ class _Group:
 def _signal(outputs: Outputs) -> F64:
     assert outputs.signal is not None  # asked for in `advance`
     return outputs.signal
-
-
-def _pick(ts: I64, block: Fields, row: int, present: NDArray[np.intp]) -> Fields:
-    """One symbol's present bars of every field."""
-    if present.size == ts.size:
-        return {name: values[row] for name, values in block.items()}
-    return {name: values[row][present] for name, values in block.items()}

@@ -1,23 +1,31 @@
 """The plan: shapes and a memory budget in, partitions out. Pure integers, no reading, no clock.
 
-A partition is a block of symbols (whole chunks of the store) and a block of parameter sets, over all
-bars. It is read slab by slab along time (a slab: whole chunks), computed block by block within a slab,
-with the state carried on, so that memory depends on neither the number of bars nor of partitions.
+A partition is a block of symbols (a chunk of the store, or a part where chunks are fewer than workers
+can share evenly) and a block of parameter sets, over all bars. It is read slab by slab along time (a slab:
+whole chunks), computed block by block within a slab, with the state carried on, so that memory depends on
+neither the number of bars nor of partitions. docs/memory.md tells more.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
+from heapq import heapreplace
+from itertools import groupby, pairwise
 
 from atc_backtest.errors import ConfigError
+from atc_backtest.pipelines import costs
 
 ROW_GROUP = 1 << 18
 """Saved rows that wait in a writer before they are encoded."""
 
 SMALLEST_BLOCK = 256
 """Bars; below this, fixed costs per call outweigh the bars themselves."""
+
+MANY = 64
+"""Tasks a worker; from here on, how they fall at the end hardly matters."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,9 @@ class Shape:
     process_bytes: int
     """One process before its first bar: packages imported, kernels compiled."""
     saved_bytes: int = 0
+    n_streams: int = 1
+    """Of all sets: averages and signs that must be computed apart."""
+    kernel: str = "rust"
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,28 @@ class Plan:
     task_bytes: int
     projected_bytes: int
     memory_limit: int | None
+    prefetch: bool
+    """A slab is read while the one before it is computed."""
+    seconds: float
+    """What the run may take, by `costs`: an estimate, never a limit."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How the run is cut: `symbols` of the tasks, in order of the store, and how many sets each has."""
+
+    symbols: tuple[tuple[int, ...], ...]
+    sets: int
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One way to spend memory."""
+
+    block: int
+    sets: int
+    prefetch: bool
+    task_bytes: int
 
 
 def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int | None) -> Plan:
@@ -82,70 +115,148 @@ def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int |
     """
     budget = math.inf if memory_limit is None else memory_limit
     fixed = _fixed_bytes(shape, n_workers, processes)
-    sets = _sets_for_parallelism(shape, n_workers)
-    block = shape.chunk_bars
-    while True:
-        task = _task_bytes(shape, sets, block)
-        projected = fixed + n_workers * task
-        if projected <= budget:
-            break
-        if block > SMALLEST_BLOCK:
-            block = max(SMALLEST_BLOCK, block // 2)
-        elif sets > 1:
-            sets = (sets + 1) // 2
-        else:
-            raise ConfigError(
-                f"a memory limit of {format_bytes(int(budget))} is too small for {n_workers} "
-                f"worker{'s' if n_workers > 1 else ''}: this run needs at least {format_bytes(projected)}"
-                + (f", or {format_bytes(_least(shape, processes))} with one worker" if n_workers > 1 else "")
-                + ". Raise --memory-limit or lower the number of workers."
-            )
+    cut = _cut(shape, n_workers)
+    levels = _levels(shape, cut)
+    chosen = next((level for level in levels if fixed + n_workers * level.task_bytes <= budget), None)
+    if chosen is None:
+        raise ConfigError(_refusal(shape, n_workers, processes, int(budget)))
     return Plan(
-        partitions=_partitions(shape, sets),
+        partitions=_partitions(shape, cut.symbols, chosen.sets),
         slab_bars=shape.chunk_bars,
-        block_bars=block,
+        block_bars=chosen.block,
         n_workers=n_workers,
         processes=processes,
-        task_bytes=task,
-        projected_bytes=projected,
+        task_bytes=chosen.task_bytes,
+        projected_bytes=fixed + n_workers * chosen.task_bytes,
         memory_limit=memory_limit,
+        prefetch=chosen.prefetch,
+        seconds=_makespan(shape, cut.symbols, chosen.sets, n_workers),
     )
+
+
+def _refusal(shape: Shape, n_workers: int, processes: bool, budget: int) -> str:
+    needed = _least(shape, n_workers, processes)
+    several = f"{n_workers} worker{'s' if n_workers > 1 else ''}"
+    single = f", or {_exact(_least(shape, 1, processes))} with one worker" if n_workers > 1 else ""
+    return (
+        f"a memory limit of {format_bytes(budget)} is too small for {several}: this run needs at least "
+        f"{_exact(needed)}{single}. Raise --memory-limit or lower the number of workers."
+    )
+
+
+def _exact(size: int) -> str:
+    return f"{format_bytes(size)} ({size} bytes)"
 
 
 def _fixed_bytes(shape: Shape, n_workers: int, processes: bool) -> int:
     return shape.process_bytes * (1 + n_workers if processes else 1)
 
 
-def _least(shape: Shape, processes: bool) -> int:
-    return _fixed_bytes(shape, 1, processes) + _task_bytes(shape, 1, min(SMALLEST_BLOCK, shape.chunk_bars))
+def _least(shape: Shape, n_workers: int, processes: bool) -> int:
+    """The smallest budget that `make_plan` accepts."""
+    smallest = min(level.task_bytes for level in _levels(shape, _cut(shape, n_workers)))
+    return _fixed_bytes(shape, n_workers, processes) + n_workers * smallest
 
 
-def _sets_for_parallelism(shape: Shape, n_workers: int) -> int:
-    """Sets per partition: all of them where symbols alone give every worker something to do."""
-    groups = min(shape.n_sets, math.ceil(n_workers / len(_symbol_blocks(shape))))
-    return math.ceil(shape.n_sets / groups)
+def _levels(shape: Shape, cut: _Cut) -> list[_Level]:
+    """From generous to sparing: smaller blocks cost little, then reading ahead goes, then sets are run apart."""
+    choices = [(shape.chunk_bars, cut.sets, True)]
+    block, sets = shape.chunk_bars, cut.sets
+    while block > SMALLEST_BLOCK:
+        block = max(SMALLEST_BLOCK, block // 2)
+        choices.append((block, sets, True))
+    choices.append((block, sets, False))
+    while sets > 1:
+        sets = (sets + 1) // 2
+        choices.append((block, sets, False))
+    symbols = max(map(len, cut.symbols))
+    return [_Level(*choice, _task_bytes(shape, symbols, *choice)) for choice in choices]
 
 
-def _task_bytes(shape: Shape, sets: int, block: int) -> int:
-    """Peak of one partition: a slab of every field (decoded and being decoded), a block's working arrays."""
-    symbols = max(len(block) for block in _symbol_blocks(shape))
-    slab = 8 * shape.chunk_symbols * shape.chunk_bars
+def _task_bytes(shape: Shape, symbols: int, block: int, sets: int, prefetch: bool) -> int:
+    """Peak of one partition: slabs of every field (the next one being decoded), a block's working arrays."""
+    chunk = 8 * shape.chunk_symbols * shape.chunk_bars
+    slab = 8 * symbols * shape.chunk_bars * shape.n_fields
     times = 2 * 8 * shape.chunk_bars
-    read = (shape.n_fields + 3) * slab + times
+    read = (2 if prefetch else 1) * (slab + times) + 3 * chunk
     state = symbols * (shape.state_bytes + 2 * sets * shape.set_bytes)
-    working = 8 * block * (symbols * (sets + 3) + 2 * sets + 16)
+    working = 8 * block * (symbols * (sets + shape.n_fields + 3) + 2 * sets + 26)
     saved = 2 * shape.saved_bytes * min(symbols * sets * shape.n_bars, ROW_GROUP + block)
     return read + state + working + saved
 
 
-def _symbol_blocks(shape: Shape) -> list[tuple[int, ...]]:
+def _cut(shape: Shape, n_workers: int) -> _Cut:
+    """The cut that ends soonest by the estimate: a finer one where that is worth it, or tasks would be too long."""
+    chunks = _chunks(shape)
+    candidates = []
+    for pieces in (2**k for k in range(shape.chunk_symbols.bit_length()) if 2**k <= shape.chunk_symbols):
+        symbols = _split(chunks, pieces)
+        groups: tuple[int, ...] = (1, *(n_workers * 2**k for k in range(3)))
+        groups += (math.ceil(shape.n_sets / _longest_sets(shape, symbols)),)
+        counts = {math.ceil(shape.n_sets / group) for group in groups}
+        candidates += [(symbols, sets) for sets in counts]
+    candidates.sort(key=lambda cut: (len(cut[0]) * math.ceil(shape.n_sets / cut[1]), len(cut[0])))
+    best, best_seconds, best_long = candidates[0], math.inf, True
+    for symbols, sets in candidates:
+        seconds = _makespan(shape, symbols, sets, n_workers)
+        too_long = _task_ns(shape, max(map(len, symbols)), sets) > costs.LONGEST_NS
+        worth = seconds < min(costs.WORTH * best_seconds, best_seconds - costs.WORTH_NS / 1e9)
+        if (best_long and not too_long) or (worth and too_long <= best_long):
+            best, best_seconds, best_long = (symbols, sets), seconds, too_long
+    return _Cut(*best)
+
+
+def _longest_sets(shape: Shape, symbols: tuple[tuple[int, ...], ...]) -> int:
+    """The most sets with which a task is not too long; 1 where even that is."""
+    most = max(map(len, symbols))
+    return max(1, bisect_right(range(1, shape.n_sets + 1), costs.LONGEST_NS, key=lambda n: _task_ns(shape, most, n)))
+
+
+def _task_ns(shape: Shape, symbols: int, sets: int) -> float:
+    """One task: its chunks decoded whole, streams shared by its sets, an account a set."""
+    kernel = costs.KERNEL[shape.kernel]
+    lanes = math.ceil(symbols / kernel.lanes) * kernel.lanes
+    computed = lanes * (kernel.stream_ns * min(shape.n_streams, sets) + kernel.set_ns * sets)
+    read = costs.READ_NS * shape.n_fields * max(symbols, shape.chunk_symbols)
+    return costs.TASK_NS + shape.n_bars * (read + computed + costs.ACCOUNT_NS * symbols * sets)
+
+
+def _makespan(shape: Shape, symbols: tuple[tuple[int, ...], ...], sets: int, n_workers: int) -> float:
+    """Seconds until the last of the workers is done, each taking the next task when it is free."""
+    last = shape.n_sets % sets
+    sizes = Counter({sets: shape.n_sets // sets}) + Counter({last: last > 0})
+    times = [
+        (_task_ns(shape, n, size) / 1e9, n_blocks * n_groups)
+        for n, n_blocks in Counter(map(len, symbols)).items()
+        for size, n_groups in sizes.items()
+    ]
+    if sum(count for _, count in times) > MANY * n_workers:
+        return sum(seconds * count for seconds, count in times) / n_workers
+    free = [0.0] * n_workers
+    for seconds, count in sorted(times, reverse=True):
+        for _ in range(count):
+            heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+def _chunks(shape: Shape) -> list[tuple[int, ...]]:
     blocks = groupby(shape.symbols, key=lambda symbol: symbol // shape.chunk_symbols)
     return [tuple(block) for _, block in blocks]
 
 
-def _partitions(shape: Shape, sets: int) -> tuple[Partition, ...]:
+def _split(chunks: list[tuple[int, ...]], pieces: int) -> tuple[tuple[int, ...], ...]:
+    """Every chunk's symbols in up to `pieces` parts, as even as they can be."""
+    parts = []
+    for chunk in chunks:
+        n = min(pieces, len(chunk))
+        edges = [len(chunk) * k // n for k in range(n + 1)]
+        parts += [chunk[start:stop] for start, stop in pairwise(edges)]
+    return tuple(parts)
+
+
+def _partitions(shape: Shape, symbols: tuple[tuple[int, ...], ...], sets: int) -> tuple[Partition, ...]:
     groups = [(first, min(first + sets, shape.n_sets)) for first in range(0, shape.n_sets, sets)]
-    pairs = [(block, group) for block in _symbol_blocks(shape) for group in groups]
+    pairs = [(block, group) for block in symbols for group in groups]
     return tuple(Partition(index, block, group) for index, (block, group) in enumerate(pairs))
 
 

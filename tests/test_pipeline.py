@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,13 @@ from prices import tick_walk
 
 from atc_backtest.config import AtcConfig, ExecutionConfig, RunConfig, resolve
 from atc_backtest.errors import ConfigError, StoreError
-from atc_backtest.kernels.protocol import Kernel
+from atc_backtest.kernels.protocol import Kernel, warmup_bars
+from atc_backtest.pipelines import costs
 from atc_backtest.pipelines.backtest import Options, Progress, backtest, prepare
 from atc_backtest.pipelines.runs import open_run
+from atc_backtest.pipelines.slabs import Slab, Slabs
 from atc_backtest.reference import atc
+from atc_backtest.stores.synth import SynthSpec, synth
 from atc_backtest.stores.zarr_store import open_store
 
 COSTS = ExecutionConfig(fee_bps=5.0, slippage_bps=2.0, shorts=True)
@@ -88,6 +92,14 @@ def as_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that cut as finely as they would with a lot of work, over stores that have little."""
+    monkeypatch.setattr(costs, "TASK_NS", 0.0)
+    monkeypatch.setattr(costs, "WORTH_NS", 0.0)
+
+
+@pytest.mark.usefixtures("eager")
 def test_threads_blocks_and_sets_per_partition_change_nothing(store: Path, tmp_path: Path) -> None:
     sets = [RUN, replace(RUN, atc=AtcConfig(lambda_=0.3)), replace(RUN, execution=replace(COSTS, shorts=False))]
     sets.append(replace(RUN, source="hlc3"))
@@ -101,6 +113,66 @@ def test_threads_blocks_and_sets_per_partition_change_nothing(store: Path, tmp_p
         alone = run(store, tmp_path / f"alone{index}", [config])
         rows = whole.filter(pa.compute.equal(whole["param_id"], index)).drop_columns(["param_id"])
         assert rows.select(alone.drop_columns(["param_id"]).column_names).equals(alone.drop_columns(["param_id"]))
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_split_chunk_gives_the_same_rows(store: Path, tmp_path: Path) -> None:
+    one = backtest(store, tmp_path / "one", [RUN], Options(threads=1, save=ALL))
+    split = backtest(store, tmp_path / "split", [RUN], Options(threads=8, save=ALL))
+    assert len(one.partitions) == 2
+    assert len(split.partitions) > 4
+    assert max(len(part.symbols) for part in split.partitions) < 64
+    for dataset in ("metrics", *ALL):
+        assert as_bytes(split.table(dataset)) == as_bytes(one.table(dataset)), dataset
+
+
+def test_saved_positions_are_what_the_signals_ask_for(store: Path, tmp_path: Path) -> None:
+    """Of every row, also those that wait in a writer while later ones are computed."""
+    run = replace(RUN, execution=replace(COSTS, shorts=True, neutral="flat"))
+    rows = backtest(store, tmp_path / "run", [run], Options(save=("signals",))).table("signals").to_pandas()
+    asked = np.where(rows.signal > run.atc.long_threshold, 1, np.where(rows.signal < run.atc.short_threshold, -1, 0))
+    t = rows.groupby("symbol").cumcount()
+    counted = (t >= warmup_bars(run.atc)).to_numpy()
+    assert counted.sum() > 10_000
+    assert np.array_equal(rows.position.to_numpy()[counted], asked[counted])
+    assert not rows.position.to_numpy()[~counted].any()
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_slabs_come_in_order_and_one_ahead_at_most(store: Path, ahead: bool) -> None:
+    opened = open_store(store)
+    slabs = Slabs(opened, (1, 2, 5), ("close",), 256)
+    with slabs.reading(ahead) as reading:
+        found = list(reading)
+    close = opened.read("close", (0, 6), (0, 900))[[1, 2, 5]]
+    assert [slab.ts.size for slab in found] == [256, 256, 256, 132]
+    assert np.array_equal(np.concatenate([slab.fields["close"] for slab in found], axis=1), close, equal_nan=True)
+    asked: list[int] = []
+
+    class Counted(Slabs):
+        def read(self, start: int) -> Slab:
+            asked.append(start)
+            return super().read(start)
+
+    with Counted(opened, (1,), ("close",), 256).reading(ahead) as reading:
+        next(reading)
+        next(reading)
+    assert len(asked) <= 2 + ahead
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("atc-read")]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_what_a_read_raises_comes_where_its_slab_is_asked_for(store: Path, ahead: bool) -> None:
+    class Broken(Slabs):
+        def read(self, start: int) -> Slab:
+            if start:
+                raise StoreError("a damaged chunk")
+            return super().read(start)
+
+    with Broken(open_store(store), (1,), ("close",), 256).reading(ahead) as reading:
+        assert next(reading).ts.size == 256
+        with pytest.raises(StoreError, match="a damaged chunk"):
+            next(reading)
 
 
 def test_a_small_budget_computes_in_smaller_blocks_with_the_same_rows(tmp_path: Path) -> None:
@@ -247,18 +319,15 @@ def test_a_scheduler_that_is_not_there_is_named(store: Path, tmp_path: Path) -> 
         run(store, tmp_path / "run", scheduler="tcp://127.0.0.1:9")
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("kernel", ["numba", "auto"])
-def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path, kernel: str) -> None:
-    path = tmp_path / "big.zarr"
-    fill_store(path, np.stack([tick_walk(40_000, seed) for seed in range(128)]))
+def peak_and_projection(store: Path, out: Path, options: str) -> tuple[int, int]:
+    """Most memory a process held that ran a backtest with `options`, and what its plan had promised."""
     program = f"""
 import json, re
 from pathlib import Path
 from atc_backtest.config import RunConfig
 from atc_backtest.pipelines.backtest import Options, backtest, prepare
-options = Options(threads=2, kernel={kernel!r}, save=("signals", "equity", "trades"))
-args = Path({str(path)!r}), Path({str(tmp_path / "run")!r}), [RunConfig()], options
+options = Options({options})
+args = Path({str(store)!r}), Path({str(out)!r}), [RunConfig()], options
 projected = prepare(*args).plan.projected_bytes
 backtest(*args)
 status = Path("/proc/self/status").read_text()  # ru_maxrss would count the process that started this one
@@ -266,7 +335,33 @@ print(json.dumps([int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) * 1024, proj
 """
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     peak, projected = json.loads(found.stdout)
+    return peak, projected
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("kernel", ["numba", "auto"])
+def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path, kernel: str) -> None:
+    path = tmp_path / "big.zarr"
+    fill_store(path, np.stack([tick_walk(40_000, seed) for seed in range(128)]))
+    options = f"threads=2, kernel={kernel!r}, save=('signals', 'equity', 'trades')"
+    peak, projected = peak_and_projection(path, tmp_path / "run", options)
     assert 10**8 < peak <= projected
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_hundred_times_the_bars_need_no_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for n_bars in (10**5, 10**7):
+        path = tmp_path / f"{n_bars}.zarr"
+        synth(path, SynthSpec(1, n_bars, seed=1, bar_ns=10**9, fields=("close",)))
+        peak, projected = peak_and_projection(path, tmp_path / f"run-{n_bars}", "threads=1")
+        assert peak <= projected
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 16 * 2**20  # its closes are 80 MB; the manifest grows by a line a chunk
 
 
 def test_the_environment_reaches_the_configuration() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atc_backtest.errors import ConfigError
+from atc_backtest.pipelines.costs import LONGEST_NS
 from atc_backtest.pipelines.plan import Shape, format_bytes, make_plan, parse_bytes
 
 
@@ -51,31 +52,66 @@ def test_the_union_of_all_partitions_is_every_symbol_and_set_exactly_once(
     assert limit is None or plan.projected_bytes <= limit
 
 
-def test_one_chunk_of_symbols_is_shared_by_splitting_the_sets() -> None:
+def test_symbols_that_fit_one_vector_are_shared_by_splitting_the_sets() -> None:
     assert len(make_plan(shape((0, 1, 2), n_sets=10), 2, False, None).partitions) == 2
     assert len(make_plan(shape((0, 1, 2), n_sets=1), 2, False, None).partitions) == 1
 
 
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_one_chunk_of_symbols_is_shared_by_as_many_workers_as_it_has_vectors_for(workers: int) -> None:
+    found = make_plan(shape(tuple(range(64))), workers, False, None).partitions
+    assert [len(part.symbols) for part in found] == [64 // workers] * workers
+
+
+def test_chunks_enough_for_all_workers_stay_whole() -> None:
+    assert len(make_plan(shape(tuple(range(64 * 64))), 2, False, None).partitions) == 64
+
+
+def test_what_is_over_in_a_moment_is_not_split() -> None:
+    assert len(make_plan(shape(tuple(range(64)), n_bars=500), 8, False, None).partitions) == 1
+
+
+def test_tasks_that_would_be_long_have_fewer_sets() -> None:
+    found = make_plan(shape(tuple(range(64)), n_sets=1000), 1, False, None)
+    assert all(len(part.symbols) == 64 for part in found.partitions)
+    assert 0 < found.seconds / len(found.partitions) <= LONGEST_NS / 1e9
+
+
 def test_memory_depends_on_neither_bars_nor_symbols() -> None:
-    small = make_plan(shape(tuple(range(64)), n_bars=10**5), 2, False, None)
-    large = make_plan(shape(tuple(range(5000)), n_bars=10**9), 2, False, None)
-    assert small.projected_bytes == large.projected_bytes
+    small = make_plan(shape(tuple(range(128)), n_bars=10**5), 2, False, None)
+    assert make_plan(shape(tuple(range(5000))), 2, False, None).projected_bytes == small.projected_bytes
+    assert make_plan(shape((0,), n_bars=10**5), 2, False, None).projected_bytes == (
+        make_plan(shape((0,), n_bars=10**9), 2, False, None).projected_bytes
+    )
 
 
 def test_a_tighter_budget_computes_smaller_blocks_then_fewer_sets() -> None:
-    everything = shape(tuple(range(64)), n_sets=2_000)
+    everything = shape(tuple(range(64)), n_sets=2_000, n_bars=1_000)
     free = make_plan(everything, 1, False, None)
     tight = make_plan(everything, 1, False, 10**9)
     assert tight.block_bars < free.block_bars
     assert tight.projected_bytes <= 10**9 < free.projected_bytes
 
 
-def test_too_small_a_budget_is_refused_with_the_smallest_that_works() -> None:
-    with pytest.raises(ConfigError, match=r"too small for 4 workers.*Raise --memory-limit") as caught:
-        make_plan(shape((0,)), 4, True, 10**8)
-    several, single = re.findall(r"[\d.]+ [GM]B", str(caught.value))[1:]
-    assert make_plan(shape((0,)), 4, True, parse_bytes(several.replace(" ", "")))
-    assert make_plan(shape((0,)), 1, True, parse_bytes(single.replace(" ", "")))
+@given(
+    n_symbols=st.integers(1, 300),
+    n_sets=st.integers(1, 300),
+    n_bars=st.sampled_from([100, 10**5, 10**8]),
+    workers=st.integers(1, 9),
+    processes=st.booleans(),
+)
+def test_the_smallest_budget_that_works_is_named_to_the_byte(
+    n_symbols: int, n_sets: int, n_bars: int, workers: int, processes: bool
+) -> None:
+    wanted = shape(tuple(range(n_symbols)), n_sets, n_bars)
+    with pytest.raises(ConfigError, match=r"too small for .*Raise --memory-limit") as caught:
+        make_plan(wanted, workers, processes, 10**6)
+    named = [int(size) for size in re.findall(r"\((\d+) bytes\)", str(caught.value))]
+    assert len(named) == (2 if workers > 1 else 1)
+    for budget, n in zip(named, (workers, 1), strict=False):
+        assert make_plan(wanted, n, processes, budget).projected_bytes <= budget
+        with pytest.raises(ConfigError, match="is too small"):
+            make_plan(wanted, n, processes, budget - 1)
 
 
 @pytest.mark.parametrize(

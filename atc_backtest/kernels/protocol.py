@@ -216,8 +216,8 @@ class Prices:
 
     def __post_init__(self) -> None:
         _check_block("close", self.close)
-        bad = ~(np.isnan(self.close) | ((self.close > 0) & (self.close < np.inf)))
-        _refuse("close", self.close, bad)
+        if not _prices_or_nan(self.close):
+            _refuse("close", self.close, ~(np.isnan(self.close) | ((self.close > 0) & (self.close < np.inf))))
         if self.source is not None:
             _check_block("source", self.source)
             if self.source.shape != self.close.shape:
@@ -235,6 +235,14 @@ def _check_block(name: str, block: F64) -> None:
         raise DataError(
             f"{name} is {block.dtype} with shape {block.shape}: give C-contiguous float64 [n_symbols, n_bars]."
         )
+
+
+def _prices_or_nan(block: F64) -> bool:
+    """Whether every value is NaN or finite and > 0; without arrays in between, which would cost more than reading."""
+    if block.size == 0:
+        return True
+    low, high = np.fmin.reduce(block, axis=None), np.fmax.reduce(block, axis=None)
+    return bool(np.isnan(low) or (low > 0 and high < np.inf))
 
 
 def _refuse(name: str, block: F64, bad: NDArray[np.bool_]) -> None:
