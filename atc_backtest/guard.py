@@ -15,11 +15,29 @@ R = TypeVar("R")
 REFUSED, PARTIAL, INTERRUPTED = 3, 4, 130
 
 
+def _say_what_takes_long() -> None:
+    """What the package logs for people who wait, such as compiling, goes to stderr."""
+    import logging
+
+    class ToStderr(logging.Handler):
+        """Wherever stderr leads when something is said."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            print(record.getMessage(), file=sys.stderr)
+
+    logger = logging.getLogger("atc_backtest")
+    if not logger.handlers:
+        logger.addHandler(ToStderr())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Errors that are meant for people end a command as such, not as a traceback."""
 
     @functools.wraps(command)
     def guard(*args: P.args, **kwargs: P.kwargs) -> R:
+        _say_what_takes_long()
         try:
             return command(*args, **kwargs)
         except AtcError as error:

@@ -12,11 +12,16 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MARK = "_of_sources_"
 
 
 def compiled(
@@ -31,7 +36,7 @@ def compiled(
     `sources`: modules, besides its own, whose functions are compiled in. `allocates` False: it makes no
     arrays, and so none is reference-counted, which costs time in loops. Cached on disk beside the function's
     file or, where that cannot be written, in the user's cache folder (or `NUMBA_CACHE_DIR`); where none can
-    be, compiled in every process. Divisions by zero follow IEEE.
+    be, compiled in every process. Divisions by zero follow IEEE. What has to be compiled is logged as information.
     """
     import numba
 
@@ -43,7 +48,11 @@ def compiled(
         if "cannot cache" not in str(error):
             raise
         return _with(numba.njit(**options)(function), signatures)  # no writable folder for the cache
-    with _locked(Path(made.stats.cache_path)):
+    folder = Path(made.stats.cache_path)
+    with _locked(folder):
+        named = function.__qualname__.rpartition(".")[2]
+        if not any(folder.glob(f"*{named}-*.nbi")):
+            logger.info("compiling %s, once on this machine: some seconds", named.partition(MARK)[0])
         return _with(made, signatures)
 
 
@@ -80,13 +89,13 @@ class CompiledWhenCalled:
 
 def _name_after(function: Callable[..., Any], files: list[str]) -> None:
     """Put a hash of these sources and the function's own into its name, by which the cache finds it."""
-    name, _, before = function.__qualname__.partition("_of_sources_")
+    name, _, before = function.__qualname__.partition(MARK)
     digest = hashlib.sha256()
     for file in (function.__code__.co_filename, *files):
         with contextlib.suppress(OSError):  # a source that cannot be read cannot have been edited
             digest.update(Path(file).read_bytes())
     if not before:
-        function.__qualname__ = f"{name}_of_sources_{digest.hexdigest()[:16]}"
+        function.__qualname__ = f"{name}{MARK}{digest.hexdigest()[:16]}"
 
 
 def _with(made: Any, signatures: Sequence[Any]) -> Callable[..., Any]:

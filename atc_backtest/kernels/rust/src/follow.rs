@@ -8,60 +8,12 @@ mod groups;
 mod places;
 
 use crate::arch::{Level, Task};
-use crate::stream::{EQUITY_SLOTS, FAMILIES, Member, Stream};
+use crate::stream::{EQUITY_SLOTS, Member, Stream};
 use crate::vector::Vector;
 use groups::{Bar, Groups};
 
-/// One configuration, with its own growth table.
-#[derive(Clone, Debug)]
-pub struct Followed {
-    pub config: usize,
-    pub layer1: usize,
-    pub cutout: i64,
-    pub keep: f64,
-    pub weights: [f64; FAMILIES],
-    pub up: f64,
-    pub down: f64,
-    pub growth_start: i64,
-    pub growth: Vec<f64>,
-}
-
-impl Followed {
-    pub fn of(member: &Member) -> Self {
-        Self {
-            config: member.config,
-            layer1: member.layer1,
-            cutout: member.cutout,
-            keep: member.keep,
-            weights: member.weights,
-            up: member.up,
-            down: member.down,
-            growth_start: member.growth_start,
-            growth: member.growth.to_vec(),
-        }
-    }
-
-    /// As passes read it; its growth is looked up before.
-    fn member(&self) -> Member<'_> {
-        Member {
-            config: self.config,
-            layer1: self.layer1,
-            cutout: self.cutout,
-            keep: self.keep,
-            weights: self.weights,
-            up: self.up,
-            down: self.down,
-            growth_start: self.growth_start,
-            growth: &self.growth,
-        }
-    }
-
-    /// g of bar number `t`.
-    fn growth_at(&self, t: i64) -> f64 {
-        let k = usize::try_from(t - self.cutout - self.growth_start).unwrap_or(0);
-        self.growth[k.min(self.growth.len() - 1)]
-    }
-}
+/// One configuration, with a growth table of its own.
+pub type Followed = Member<'static>;
 
 /// A state as `Advance` knows it, to begin from or to be written to.
 pub struct Parts<'a> {

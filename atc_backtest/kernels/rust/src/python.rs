@@ -7,6 +7,7 @@ use crate::stream::{EQUITY_SLOTS, FAMILIES, LENGTHS, Member, Table};
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
 #[pymodule]
@@ -199,7 +200,7 @@ impl Follower {
 }
 
 fn followed(members: &Bound<'_, PyAny>) -> PyResult<Vec<Followed>> {
-    Ok(Members::of(members)?.each()?.iter().map(Followed::of).collect())
+    Ok(Members::of(members)?.each()?.into_iter().map(Member::into_owned).collect())
 }
 
 /// Do something with a state's arrays: its symbols, configurations, and what came of it.
@@ -346,7 +347,7 @@ impl Members {
             up: up as f64,
             down: down as f64,
             growth_start,
-            growth: self.growth.slice().get(row * longest..(row + 1) * longest)?.get(..=last)?,
+            growth: Cow::Borrowed(self.growth.slice().get(row * longest..(row + 1) * longest)?.get(..=last)?),
         })
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Constants are rounded by the caller, once for all backends; here they are only put in order.
 
+use std::borrow::Cow;
+
 pub const FAMILIES: usize = 6;
 pub const LENGTHS: usize = 9;
 pub const AVERAGES: usize = FAMILIES * LENGTHS;
@@ -126,5 +128,18 @@ pub struct Member<'a> {
     pub down: f64,
     /// g at k bars after the cutout is `growth[k - growth_start]`, or its last value.
     pub growth_start: i64,
-    pub growth: &'a [f64],
+    pub growth: Cow<'a, [f64]>,
+}
+
+impl Member<'_> {
+    /// The same with a growth table of its own.
+    pub fn into_owned(self) -> Member<'static> {
+        Member { growth: Cow::Owned(self.growth.into_owned()), ..self }
+    }
+
+    /// g of bar number `t`; before the cutout any value will do.
+    pub fn growth_at(&self, t: i64) -> f64 {
+        let k = usize::try_from(t - self.cutout - self.growth_start).unwrap_or(0);
+        self.growth[k.min(self.growth.len() - 1)]
+    }
 }

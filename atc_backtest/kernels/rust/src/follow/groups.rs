@@ -305,7 +305,7 @@ impl<V: Vector> Groups<V> {
             }
             for (m, member) in self.members.iter().enumerate().filter(|(_, member)| member.layer1 == i) {
                 let (factors, config) = (factors(), member.config);
-                let (member, q, e) = (&member.member(), both.each_ref().map(|q| &q[..]), &mut equity2[m]);
+                let (q, e) = (both.each_ref().map(|q| &q[..]), &mut equity2[m]);
                 let (to, kept) = (&mut work.signal[..], &mut work.kept2[..]);
                 if settled {
                     V::enter(Layer2::<V, false> { factors, cutout, member, q, e, signal: to, kept });

@@ -83,7 +83,7 @@ impl Settings {
             up,
             down,
             growth_start: 0,
-            growth,
+            growth: growth.into(),
         }
     }
 }
