@@ -173,7 +173,7 @@ def test_thousands_of_symbols_with_few_open_files(tmp_path: Path, by: str) -> No
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found, peak = map(int, done.stdout.split())
     assert found == n_symbols
-    assert peak < 400e6, f"{peak / 1e6:.0f} MB"
+    assert peak < 500e6, f"{peak / 1e6:.0f} MB, of which the imports and the compiled codec are 240"
 
 
 def test_files_are_read_while_later_ones_are_still_on_their_way(tmp_path: Path) -> None:
