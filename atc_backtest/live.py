@@ -55,7 +55,7 @@ class Live:
     @property
     def bars(self) -> NDArray[np.int64]:
         """[symbols] bars seen so far."""
-        return self._follower.state().bars.copy()
+        return self._follower.bars()
 
     def update(self, prices: Mapping[str, float] | ArrayLike) -> F64:
         """One closed bar: its closes to the final signals, float64 [configs, symbols].

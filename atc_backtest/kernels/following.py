@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from atc_backtest.kernels.protocol import F64, Kernel, Outputs, Prices, State
+from atc_backtest.kernels.protocol import F64, I64, Kernel, Outputs, Prices, State
 
 
 class BlockFollower:
@@ -25,6 +25,9 @@ class BlockFollower:
         bar[symbol] = close
         signals: list[float] = self.update(bar)[:, symbol].tolist()
         return signals
+
+    def bars(self) -> I64:
+        return self._state.bars.copy()
 
     def state(self) -> State:
         return self._state

@@ -359,6 +359,10 @@ class Follower(Protocol):
         """One bar of one symbol: its signals by configuration. Errors as `update`."""
         ...
 
+    def bars(self) -> I64:
+        """[symbols] bars seen so far: a copy."""
+        ...
+
     def state(self) -> State:
         """The state now; going on with this follower may change it."""
         ...

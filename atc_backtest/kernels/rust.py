@@ -14,7 +14,17 @@ import numpy as np
 from atc_backtest.config import AtcConfig
 from atc_backtest.errors import UnavailableError
 from atc_backtest.kernels.lowering import MemberConstants, StreamConstants
-from atc_backtest.kernels.protocol import F64, Follower, Outputs, Prices, State, StreamKey, StreamLayout, check_advance
+from atc_backtest.kernels.protocol import (
+    F64,
+    I64,
+    Follower,
+    Outputs,
+    Prices,
+    State,
+    StreamKey,
+    StreamLayout,
+    check_advance,
+)
 
 if TYPE_CHECKING:
     from atc_backtest.kernels._rust import Stream
@@ -89,9 +99,12 @@ class RustFollower:
 
     def _look_ahead(self) -> None:
         if self._ahead == 0:
-            state, self._ahead = self.state(), AHEAD
-            self._follower.grow([members for _, members, _ in _jobs(state, AHEAD)])
+            self._state.bars[:], self._ahead = self.bars(), AHEAD
+            self._follower.grow([members for _, members, _ in _jobs(self._state, AHEAD)])
         self._ahead -= 1
+
+    def bars(self) -> I64:
+        return np.array(self._follower.bars(), dtype=np.int64)
 
     def state(self) -> State:
         state = self._state
