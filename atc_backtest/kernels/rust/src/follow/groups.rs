@@ -120,7 +120,7 @@ impl<V: Vector> Groups<V> {
     pub fn exchange(&mut self, values: &mut [f64], equities: &mut [f64], symbols: usize, read: bool) {
         let places = self.places;
         for group in 0..self.at.len() {
-            self.settle(group);
+            self.move_back(group);
             let first = group * V::LANES;
             for lane in 0..V::LANES.min(symbols - first) {
                 let rows = V::numbers_mut(&mut self.rows[group * places.stride..][..places.stride]);
@@ -147,7 +147,7 @@ impl<V: Vector> Groups<V> {
     }
 
     /// Move a group's histories back to the beginning of their room.
-    fn settle(&mut self, group: usize) {
+    fn move_back(&mut self, group: usize) {
         let (places, at) = (self.places, self.at[group]);
         let rows = &mut self.rows[group * places.stride..][..places.stride];
         rows.copy_within(places.x + at..places.x + at + places.history, places.x);
@@ -159,7 +159,7 @@ impl<V: Vector> Groups<V> {
     /// One bar of a group; `signal` is told each configuration's.
     pub fn bar(&mut self, group: usize, bar: &Bar<V>, signal: impl FnMut(usize, V)) {
         if self.at[group] == ROOM {
-            self.settle(group);
+            self.move_back(group);
         }
         self.settled[group] = self.settled[group] || self.settles(group, bar.bars);
         if !bar.complete {
