@@ -26,8 +26,8 @@ LAYERS = (
     ("calendars", "reference", "execution", "metrics", "stores"),
     ("kernels",),
     ("pipelines", "live"),
-    ("diagnosis", "display", "fetch_display", "run_display", "store_display"),
-    ("guard", "cli", "store_cli"),
+    ("diagnosis", "display"),
+    ("cli",),
     ("__main__",),
 )
 """From the ground up, the twin of the README's picture: a module imports its own layer or lower ones."""
@@ -48,9 +48,8 @@ DOORS = {
     "dask": ("atc_backtest.pipelines.executors",),
     "distributed": ("atc_backtest.pipelines.executors",),
     "cupy": ("atc_backtest.kernels.cuda",),
-    "typer": ("atc_backtest.cli", "atc_backtest.store_cli"),
-    "click": ("atc_backtest.cli",),
-    "rich": ("atc_backtest.display",),
+    "typer": tuple(f"atc_backtest.cli{name}" for name in ("", ".options", ".prices", ".running", ".store")),
+    "rich": ("atc_backtest.display.terminal",),
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),
     "ccxt": ("atc_backtest.stores.fetch.exchange",),

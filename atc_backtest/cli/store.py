@@ -1,6 +1,6 @@
 """The commands of `atc-backtest store`: what a store holds, its versions, its soundness, its twins.
 
-Exit codes as those of cli.py; `verify` also exits with 3 when it found damage.
+Exit codes as those of the other commands; `verify` also exits with 3 when it found damage.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from atc_backtest.guard import REFUSED, guarded
+from atc_backtest.cli.guard import REFUSED, guarded
+from atc_backtest.cli.options import Json, StoreArgument
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
-StoreArgument = Annotated[str, typer.Argument(help="The price store: a folder, or a URL as s3://...", metavar="STORE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the store at DEST if there is one.")]
 
 store_app = typer.Typer(help="Look at a price store and look after it.", no_args_is_help=True)
@@ -27,10 +26,10 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Print what a store holds: fields, bar size, calendar, symbols with first and last bar."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores.opening import open_store
 
-    store_display.show_info(open_store(store, version).info, as_json)
+    stores.show_info(open_store(store, version).info, as_json)
 
 
 @store_app.command()
@@ -43,23 +42,24 @@ def gaps(
     as_json: Json = False,
 ) -> None:
     """List the bars that the calendar expects and a symbol lacks."""
-    from atc_backtest import calendars, store_display
+    from atc_backtest import calendars
+    from atc_backtest.display import stores
     from atc_backtest.stores.opening import open_store, present_times
 
     opened = open_store(store)
     named = calendar or opened.info.calendar
     found = calendars.gaps(present_times(opened, symbol), opened.info.bar_ns, named)
-    store_display.show_gaps(symbol, named, found, limit, as_json)
+    stores.show_gaps(symbol, named, found, limit, as_json)
 
 
 @store_app.command()
 @guarded
 def history(store: StoreArgument, as_json: Json = False) -> None:
     """List every version: when it was committed, by what, and whether it can be gone back to."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores import upkeep
 
-    store_display.show_history(upkeep.history(store), as_json)
+    stores.show_history(upkeep.history(store), as_json)
 
 
 @store_app.command()
@@ -70,22 +70,22 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make an earlier version's content the newest version. The way back is another rollback."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores import upkeep
 
-    store_display.show_rollback(upkeep.rollback(store, version).info, version, as_json)
+    stores.show_rollback(upkeep.rollback(store, version).info, version, as_json)
 
 
 @store_app.command()
 @guarded
 def verify(store: StoreArgument, as_json: Json = False) -> None:
     """Check every byte of every kept version: checksums, codecs, order of times, counts. Exits with 3 on damage."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores import verification
 
-    with store_display.progress("verifying", "objects") as show:
+    with stores.progress("verifying", "objects") as show:
         found = verification.verify(store, show)
-    store_display.show_verification(found, as_json)
+    stores.show_verification(found, as_json)
     if found.damage:
         raise typer.Exit(REFUSED)
 
@@ -100,10 +100,10 @@ def compact(
     as_json: Json = False,
 ) -> None:
     """Move what was appended into the history's larger chunks; with --keep, drop old versions."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores import upkeep
 
-    store_display.show_compaction(upkeep.compact(store, keep), as_json)
+    stores.show_compaction(upkeep.compact(store, keep), as_json)
 
 
 @store_app.command()
@@ -116,10 +116,10 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Remove what was never committed and bring back a damaged manifest. Nothing that is committed is touched."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores import upkeep
 
-    store_display.show_repair(upkeep.repair(store, break_lock), as_json)
+    stores.show_repair(upkeep.repair(store, break_lock), as_json)
 
 
 @store_app.command()
@@ -132,12 +132,12 @@ def hot(
     as_json: Json = False,
 ) -> None:
     """Decode a store into raw files that are mapped, for repeated runs: `backtest DEST`."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores.memmap_store import heat
     from atc_backtest.stores.opening import open_store
 
     wanted = None if fields is None else [name.strip() for name in fields.split(",") if name.strip()]
-    store_display.show_made(heat(open_store(store), dest, wanted, overwrite).info, as_json)
+    stores.show_made(heat(open_store(store), dest, wanted, overwrite).info, as_json)
 
 
 @store_app.command()
@@ -148,13 +148,13 @@ def copy(
     as_json: Json = False,
 ) -> None:
     """Copy a store's newest version, whole or not at all, to another folder or to an object store."""
-    from atc_backtest import store_display
+    from atc_backtest.display import stores
     from atc_backtest.stores.copying import copy_store
     from atc_backtest.stores.opening import open_store
 
-    with store_display.progress("copying", "objects") as show:
+    with stores.progress("copying", "objects") as show:
         copy_store(store, dest, show)
-    store_display.show_made(open_store(dest).info, as_json)
+    stores.show_made(open_store(dest).info, as_json)
 
 
 @store_app.command()
@@ -171,11 +171,11 @@ def synth(
     as_json: Json = False,
 ) -> None:
     """Make a store of invented prices of any size: seeded, on ticks, with gaps, listings and delistings."""
-    from atc_backtest import display, fetch_display
+    from atc_backtest.display import prices, terminal
     from atc_backtest.stores import synth as making
     from atc_backtest.stores.base import parse_bar
 
     spec = making.SynthSpec(symbols, bars, seed, parse_bar(bar), making.parse_fields(fields))
-    with display.units_progress("making prices", symbols, "cells") as show:
+    with terminal.units_progress("making prices", symbols, "cells") as show:
         report = making.synth(store, spec, calendar=calendar, overwrite=overwrite, progress=show)
-    fetch_display.show_synth(report, as_json)
+    prices.show_synth(report, as_json)

@@ -1,4 +1,4 @@
-"""What people see of a run at its end: how it went, what is missing, and whether it is what it says it is."""
+"""What people see of a run: its plan, how it went, what is missing, its figures, and whether it is what it says."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atc_backtest.display import ShownRun, count, print_json
+from atc_backtest.display.terminal import ShownRun, Side, count, print_json, print_table, width
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from atc_backtest.pipelines.commits import SetAside
+    from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.runs import Run
     from atc_backtest.pipelines.verify import Finding, Verification
 
@@ -112,3 +115,79 @@ def _said(finding: Finding) -> str:
 
 def _row(row: dict[str, Any] | None) -> str:
     return "no such row" if row is None else json.dumps(row, default=str)
+
+
+def show_plan(job: Job, as_json: bool) -> None:
+    """How a run would be cut, and the memory it promises to stay under."""
+    from atc_backtest.pipelines.plan import format_bytes
+
+    plan = job.plan
+    if as_json:
+        print_json(asdict(plan))
+        return
+    where = "processes" if plan.processes else "threads"
+    print(f"{len(plan.partitions)} partitions on {plan.n_workers} {where}, kernel {job.kernel}")
+    print(f"slabs of {plan.slab_bars:,} bars, computed {plan.block_bars:,} at a time")
+    most, task = format_bytes(plan.projected_bytes), format_bytes(plan.task_bytes)
+    print(f"memory: at most {most}, of which {task} for each worker's task")
+    ahead = "read while the one before is computed" if plan.prefetch else "read one after another, for want of memory"
+    print(f"slabs are {ahead}; estimated time {plan.seconds:,.1f} s")
+
+
+REPORT_COLUMNS = {
+    "symbol": ("symbol", "{}"),
+    "n_bars": ("bars", "{:,}"),
+    "start_ts": ("from", "date"),
+    "end_ts": ("to", "date"),
+    "total_return": ("return", "{:+.1%}"),
+    "cagr": ("CAGR", "{:+.1%}"),
+    "volatility": ("volat.", "{:.1%}"),
+    "sharpe": ("Sharpe", "{:.2f}"),
+    "sortino": ("Sortino", "{:.2f}"),
+    "max_drawdown": ("max DD", "{:.1%}"),
+    "exposure": ("in mkt", "{:.0%}"),
+    "trades": ("trades", "{:,}"),
+    "win_rate": ("wins", "{:.0%}"),
+    "profit_factor": ("PF", "{:.2f}"),
+    "fees_paid": ("fees", "{:,.0f}"),
+    "buy_hold_return": ("hold", "{:+.1%}"),
+}
+"""What the terminal shows of the figures: heading and format; --json and --csv give all of them."""
+
+NARROW = ("symbol", "total_return", "cagr", "sharpe", "max_drawdown", "trades", "profit_factor", "buy_hold_return")
+"""Of those, what fits into 80 columns."""
+
+
+def show_report(run: Run, table: pa.Table, sort: str) -> None:
+    """The sorted table, what it rests on, the warnings, and where the report is."""
+    from atc_backtest.pipelines.report import basis, warnings
+
+    everything = run.table()
+    names = list(REPORT_COLUMNS) if width() >= 130 else list(NARROW)
+    extra = [sort, *run.manifest["varying"]]
+    if len(run.manifest["sets"]) > 1:
+        extra.insert(0, "param_id")
+    shown = {name: REPORT_COLUMNS[name] for name in names}
+    shown |= {name: (name, "{}") for name in extra if name not in shown}
+    columns: dict[str, Side] = {
+        heading: "left" if name == "symbol" else "right" for name, (heading, _) in shown.items()
+    }
+    rows = [
+        [_cell(record[name], how) for name, (_, how) in shown.items()]
+        for record in table.select(list(shown)).to_pylist()
+    ]
+    print_table(columns, rows, f"{run.path.name}, by {sort}", wrap=False)
+    if table.num_rows < everything.num_rows:
+        print(f"... {everything.num_rows - table.num_rows} more rows: --limit {everything.num_rows}")
+    print()
+    for line in basis(run):
+        print(line)
+    for warning in warnings(run, everything):
+        print(f"warning   {warning}")
+    print(f"report    {run.path / 'metrics'}")
+
+
+def _cell(value: Any, how: str) -> str:
+    if value is None:
+        return "-"
+    return value.strftime("%Y-%m-%d") if how == "date" else how.format(value)

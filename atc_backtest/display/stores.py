@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
-from atc_backtest.display import counting_progress, iso, print_json, print_table
+from atc_backtest.display.terminal import counting_progress, iso, print_json, print_table
 
 if TYPE_CHECKING:
     from atc_backtest.calendars import Gap

@@ -1,0 +1,159 @@
+"""The commands that run and look at what came of it: backtest, report, verify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, REFUSED, guarded
+from atc_backtest.cli.options import (
+    Json,
+    Kernel,
+    RunFolder,
+    Scheduler,
+    StoreArgument,
+    Threads,
+    Workers,
+    pairs,
+    words,
+)
+
+
+@guarded
+def backtest(
+    store: StoreArgument,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with [atc], [execution] and [run].")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, over file and environment: lengths.ema=30.", metavar="NAME=VALUE"),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="enhance or pine.")] = None,
+    fill: Annotated[str | None, typer.Option(help="auto, next_open, next_close or close.")] = None,
+    fee_bps: Annotated[float | None, typer.Option(help="Fee per side, basis points of traded value.")] = None,
+    slippage_bps: Annotated[float | None, typer.Option(help="Slippage per side, basis points.")] = None,
+    shorts: Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")] = None,
+    eval_start: Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")] = None,
+    symbols: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    save: Annotated[str | None, typer.Option(help="Series to keep: signals,equity,trades.")] = None,
+    kernel: Kernel = "auto",
+    threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
+    ] = None,
+    retries: Annotated[int, typer.Option(help="Further tries at a partition whose error may pass.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run if it exists.")] = False,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the resolved configuration as TOML and leave.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print how the run would be cut and leave.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the indicator and its backtest over a store; figures and saved series go to Parquet."""
+    from atc_backtest.config import resolve
+
+    named = {"profile": profile, "fill": fill, "fee_bps": fee_bps, "slippage_bps": slippage_bps, "shorts": shorts}
+    named |= {"eval_start": eval_start}
+    flags = {name: _as_toml(value) for name, value in named.items() if value is not None}
+    run_config = resolve(config, flags | pairs("--set", settings or []))
+    if show_config:
+        print(run_config.to_toml(), end="")
+        return
+
+    from atc_backtest.display import runs, terminal
+    from atc_backtest.pipelines import backtest as running
+    from atc_backtest.pipelines.plan import parse_bytes
+    from atc_backtest.stores.opening import stem
+
+    options = running.Options(
+        kernel=kernel,
+        symbols=None if symbols is None else tuple(words(symbols)),
+        save=tuple(words(save or "")),
+        workers=workers,
+        scheduler=scheduler,
+        threads=threads,
+        memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+        retries=retries,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    folder = Path("runs") / stem(store) if out is None else out
+    if plan:
+        runs.show_plan(running.prepare(store, folder, [run_config], options), as_json)
+        return
+    try:
+        with terminal.run_progress() as shown:
+            run = running.backtest(store, folder, [run_config], options, shown.progress)
+    except KeyboardInterrupt:
+        runs.show_interrupted(folder)
+        raise typer.Exit(INTERRUPTED) from None
+    runs.show_run(run, shown, as_json)
+    if run.state != "complete":
+        raise typer.Exit(PARTIAL)
+
+
+@guarded
+def report(
+    run: RunFolder,
+    sort: Annotated[str, typer.Option(help="Column to sort by.")] = "sharpe",
+    ascending: Annotated[bool, typer.Option("--ascending", help="Smallest first.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Rows to print. Default: 40 in a table, else all.")] = None,
+    as_json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
+) -> None:
+    """Print a run's figures: a sorted table, or every column as JSON or CSV."""
+    if as_json and csv:
+        raise typer.BadParameter("give one of --json and --csv")
+    from atc_backtest.display import runs, terminal
+    from atc_backtest.pipelines import report as reporting
+    from atc_backtest.pipelines.runs import open_run
+
+    opened = open_run(run)
+    if limit is None and not (as_json or csv):
+        limit = 40
+    table = reporting.report_table(opened, reporting.Selection(sort, ascending, limit))
+    if as_json:
+        terminal.print_json(reporting.to_json(opened, table))
+    elif csv:
+        print(reporting.to_csv(table), end="")
+    else:
+        runs.show_report(opened, table, sort)
+
+
+@guarded
+def verify(
+    run: RunFolder,
+    sample: Annotated[float, typer.Option(help="Share of the pairs of symbol and set to recompute, above 0.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Which pairs a sample takes.")] = 0,
+    kernel: Kernel = "auto",
+    threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Check a run: every part as it was committed, its rows bit for bit as they are computed again.
+
+    Prints what differs and exits with 3.
+    """
+    from atc_backtest.display import runs, terminal
+    from atc_backtest.pipelines import verify as verifying
+    from atc_backtest.pipelines.backtest import Options
+    from atc_backtest.pipelines.runs import open_run
+
+    opened = open_run(run)
+    options = Options(kernel=kernel, threads=threads, workers=workers, scheduler=scheduler)
+    with terminal.counting_progress("verifying", "partitions") as show:
+        found = verifying.verify(opened, sample, seed, options, show)
+    runs.show_verification(opened, found, as_json)
+    if not found.ok:
+        raise typer.Exit(REFUSED)
+
+
+def _as_toml(value: Any) -> str:
+    return json.dumps(value)
