@@ -22,14 +22,16 @@ from atc_backtest.execution import open_trade
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import Outputs, Prices, State, warmup_bars
 from atc_backtest.metrics import figures
-from atc_backtest.pipelines.accounting import Room, advance_block
+from atc_backtest.periods import end_period, new_periods, period_starts
+from atc_backtest.pipelines.accounting import NO_PERIODS, Advanced, Periods, Room, advance_block
 from atc_backtest.pipelines.executors import Tick
-from atc_backtest.pipelines.job import METRICS, SERIES, Job, settings_of
+from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job, settings_of
 from atc_backtest.pipelines.parts import (
     EQUITY_SCHEMA,
     SIGNALS_SCHEMA,
     PartWriter,
     commit_parts,
+    periods_table,
     schema_of,
     series_table,
     trades_table,
@@ -49,6 +51,9 @@ SOURCE_FIELDS = {
     "ohlc4": ("open", "high", "low", "close"),
 }
 """What is averaged -> the fields it is the mean of, added in this order."""
+
+BY_ROW = frozenset(SERIES) - {PERIODS}
+"""Series whose rows are bars or trades of one symbol: its block is saved before the next one's is computed."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ class _Stream:
         self._kernel = get_kernel(job.kernel)
         self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self._sets)]
         self._accounts = [new_accounts(rules, len(self._symbols)) for rules in self._rules]
-        self._room = Room.of(job.plan.block_bars, trades="trades" in job.save)
+        self._room = Room.of(job.plan.block_bars, "trades" in job.save, PERIODS in job.save)
+        self._periods = [new_periods(len(self._symbols)) for _ in self._rules]
 
     def _group(self, source: str) -> _Group:
         """The sets that average one source; equal indicators among them are computed once."""
@@ -133,23 +139,29 @@ class _Stream:
             self._kernel.advance(group.state, self._prices(group.source, ts, block), outputs)
             signals |= {i: (_signal(outputs), at) for i, at in group.which.items()}
         given = {name: block[name] for name in ("close", "open", "high", "low") if name in block}
-        rows = [slice(row, row + 1) for row in range(len(self._symbols))] if writers.keys() & SERIES else [slice(None)]
+        starts = period_starts(ts, self._job.period) if PERIODS in writers else NO_PERIODS.starts
         n_bars = 0
-        for row in rows:
+        for row in self._rows(writers, starts):
             for i in range(len(self._sets)):
                 values, at = signals[i]
-                n, closed = advance_block(
+                found = advance_block(
                     self._accounts[i][row],
                     self._rules[i],
                     ts,
                     {name: values[row] for name, values in given.items()},
                     values[at, row],
                     self._room,
+                    Periods(self._periods[i][row], starts),
                 )
-                n_bars += n
-                if n and row.start is not None:
-                    self._save(self._symbols[row.start], self._param_ids[i], (n, closed), writers)
+                n_bars += found.bars
+                self._save(row, self._param_ids[i], found, writers)
         return n_bars
+
+    def _rows(self, writers: dict[str, PartWriter], starts: I64) -> list[slice]:
+        """Symbols that go through the accounts in one call: one where series are saved, as many as have room else."""
+        n = len(self._symbols)
+        step = 1 if writers.keys() & BY_ROW else max(1, self._room.ended.size // starts.size) if starts.size else n
+        return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
     def _prices(self, source: str, ts: I64, block: Fields) -> Prices:
         try:
@@ -165,9 +177,17 @@ class _Stream:
             when = np.datetime64(int(ts[0]), "ns")
             raise DataError(f"{self._job.store}, symbols {whom}, block from {when}: {error}") from error
 
-    def _save(self, symbol: int, param_id: int, found: tuple[int, int], writers: dict[str, PartWriter]) -> None:
-        """Hand the room's last row to the writers, copied: they keep rows for longer than the room does."""
-        (n, closed), room, name = found, self._room, self._job.symbols[symbol]
+    def _save(self, rows: slice, param_id: int, found: Advanced, writers: dict[str, PartWriter]) -> None:
+        """Hand what the room holds to the writers, copied: they keep rows for longer than the room does."""
+        room = self._room
+        if PERIODS in writers and found.periods:
+            names = [self._job.symbols[symbol] for symbol in self._symbols[rows]]
+            writers[PERIODS].write(periods_table(names, param_id, room.ended[: found.periods]))
+        if found.bars and writers.keys() & BY_ROW:
+            self._save_series(self._job.symbols[self._symbols[rows.start]], param_id, found, writers)
+
+    def _save_series(self, name: str, param_id: int, found: Advanced, writers: dict[str, PartWriter]) -> None:
+        room, n, closed = self._room, found.bars, found.trades
         ts, position, equity = room.ts[:n].copy(), room.saved.position[:n].copy(), room.saved.equity[:n]
         if "trades" in writers and closed:
             writers["trades"].write(trades_table(name, param_id, room.saved.trades[:closed]))
@@ -181,6 +201,8 @@ class _Stream:
 
     def finish(self, writers: dict[str, PartWriter]) -> None:
         """Open trades and the figures, a row per symbol and set, sorted by symbol, then set."""
+        if PERIODS in writers:
+            self._finish_periods(writers[PERIODS])
         rows = []
         names = self._job.varying
         varying = [{key: settings[key] for key in names} for settings in map(settings_of, self._sets)]
@@ -193,6 +215,15 @@ class _Stream:
                 found = figures(account, self._rules[i], self._job.bars_per_year[param_id])
                 rows.append({"symbol": name, "param_id": param_id} | found | varying[i])
         writers[METRICS].write(pa.Table.from_pylist(rows, schema=schema_of(self._job, METRICS)))
+
+    def _finish_periods(self, writer: PartWriter) -> None:
+        """The periods that the last bars are in."""
+        names = [self._job.symbols[symbol] for symbol in self._symbols]
+        for accounts, periods, param_id in zip(self._accounts, self._periods, self._param_ids, strict=True):
+            for row in range(len(names)):
+                periods[row]["row"] = row
+                end_period(periods[row], accounts[row])
+            writer.write(periods_table(names, param_id, periods[periods["n_bars"] > 0]))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_a_block_moves_accounts_as_their_present_bars_do(names: tuple[str, ...])
         closed = advance(alone[row], rules, bars, saved, advance_bars)
         rows = slice(row, row + 1)
         cut = {name: values[rows] for name, values in fields.items()}
-        assert advance_block(block[rows], rules, ts, cut, signal[rows], room) == (present.size, closed)
+        assert advance_block(block[rows], rules, ts, cut, signal[rows], room) == (present.size, closed, 0)
         assert np.array_equal(room.ts[: present.size], ts[present])
         assert np.array_equal(room.signal[: present.size], signal[row][present])
         assert np.array_equal(room.saved.position[: present.size], saved.position[: present.size])
@@ -45,6 +45,6 @@ def test_a_block_moves_accounts_as_their_present_bars_do(names: tuple[str, ...])
     assert (alone["trades"] > 10).tolist() == [True, True, True, False]
 
     together = new_accounts(rules, 4)
-    n_present, closed = advance_block(together, rules, ts, fields, signal, room)
+    n_present, closed, _ = advance_block(together, rules, ts, fields, signal, room)
     assert (n_present, closed) == (np.count_nonzero(close == close), alone["trades"].sum())
     assert together.tobytes() == alone.tobytes()
