@@ -41,9 +41,9 @@ class Room:
         return row
 
     @classmethod
-    def of(cls, n_bars: int, trades: bool) -> Room:
-        """Room for blocks of up to `n_bars`; `trades` as in `Saved.room`."""
-        return cls(np.zeros(n_bars, np.int64), np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades))
+    def of(cls, n_bars: int, trades: bool, exposure: bool = False) -> Room:
+        """Room for blocks of up to `n_bars`; `trades` and `exposure` as in `Saved.room`."""
+        return cls(np.zeros(n_bars, np.int64), np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades, exposure))
 
 
 def advance_block(
@@ -67,6 +67,7 @@ def advance_block(
         saved.trades,
         saved.position,
         saved.equity,
+        saved.exposure,
     )
 
 
@@ -81,6 +82,7 @@ def advance_rows(
     trades: NDArray[np.void],
     position: I8,
     equity: F64,
+    exposure: F64,
 ) -> tuple[int, int]:
     """The loop behind `advance_block`; `ranges`: open, high and low are other arrays than the close."""
     close, signal, open_, high, low = columns
@@ -111,6 +113,7 @@ def advance_rows(
             trades,
             position,
             equity,
+            exposure,
         )
         n_present += n
     return n_present, closed
@@ -134,6 +137,7 @@ def compiled() -> Callable[..., tuple[int, int]]:
         numba.float64[:, ::1],
         typeof(np.zeros(0, TRADE)),
         numba.int8[::1],
+        numba.float64[::1],
         numba.float64[::1],
     )
     execution.jitable()
