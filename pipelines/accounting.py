@@ -44,9 +44,9 @@ class Room:
         return row
 
     @classmethod
-    def of(cls, n_bars: int, trades: bool, periods: bool = False) -> Room:
-        """Room for blocks of up to `n_bars`; `trades` as in `Saved.room`."""
-        picked, saved = np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades)
+    def of(cls, n_bars: int, trades: bool, exposure: bool = False, periods: bool = False) -> Room:
+        """Room for blocks of up to `n_bars`; `trades` and `exposure` as in `Saved.room`."""
+        picked, saved = np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades, exposure)
         return cls(np.zeros(n_bars, np.int64), picked, saved, np.zeros(n_bars if periods else 0, PERIOD))
 
 
@@ -101,6 +101,7 @@ def advance_block(
             saved.trades,
             saved.position,
             saved.equity,
+            saved.exposure,
             periods.open,
             periods.starts,
             room.ended,
@@ -119,6 +120,7 @@ def advance_rows(
     trades: NDArray[np.void],
     position: I8,
     equity: F64,
+    exposure: F64,
     periods: NDArray[np.void],
     starts: I64,
     ended: NDArray[np.void],
@@ -160,6 +162,7 @@ def advance_rows(
                 trades[traded:],
                 position[done:],
                 equity[done:],
+                exposure[done:],
             )
             if starts.shape[0]:
                 add_returns(periods[row], equity[done:], stop - done)
@@ -200,6 +203,7 @@ def compiled() -> Callable[..., tuple[int, int, int]]:
         numba.float64[:, ::1],
         typeof(np.zeros(0, TRADE)),
         numba.int8[::1],
+        numba.float64[::1],
         numba.float64[::1],
         typeof(np.zeros(0, PERIOD)),
         numba.int64[::1],

@@ -120,7 +120,7 @@ class _Stream:
         self._kernel = get_kernel(job.kernel)
         self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self._sets)]
         self._accounts = [new_accounts(rules, len(self._symbols)) for rules in self._rules]
-        self._room = Room.of(job.plan.block_bars, "trades" in job.save, PERIODS in job.save)
+        self._room = Room.of(job.plan.block_bars, "trades" in job.save, periods=PERIODS in job.save)
         self._periods = [new_periods(len(self._symbols)) for _ in self._rules]
 
     def _group(self, source: str) -> _Group:
