@@ -150,6 +150,7 @@ def advance_rows(
                     piece += 1
                 stop = done + np.searchsorted(times[done:n], starts[piece + 1])
                 n_ended = _turn(periods[row], row, starts[piece], account, ended, n_ended)
+            before = account["close"]
             traded += advance_bars(
                 account,
                 rules,
@@ -165,7 +166,7 @@ def advance_rows(
                 exposure[done:],
             )
             if starts.shape[0]:
-                add_returns(periods[row], equity[done:], stop - done)
+                add_returns(periods[row], equity[done:], picked[0, done:], before, stop - done)
             done = stop
         closed += traded
         n_present += n

@@ -220,10 +220,11 @@ class _Stream:
         """The periods that the last bars are in."""
         names = [self._job.symbols[symbol] for symbol in self._symbols]
         for accounts, periods, param_id in zip(self._accounts, self._periods, self._param_ids, strict=True):
-            for row in range(len(names)):
-                periods[row]["row"] = row
+            begun = np.flatnonzero(periods["n_bars"])
+            for row in begun:
                 end_period(periods[row], accounts[row])
-            writer.write(periods_table(names, param_id, periods[periods["n_bars"] > 0]))
+            periods["row"] = np.arange(len(names))
+            writer.write(periods_table(names, param_id, periods[begun]))
 
 
 @dataclass(frozen=True)
