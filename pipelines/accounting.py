@@ -214,3 +214,16 @@ def compiled() -> Callable[..., tuple[int, int, int]]:
     for part in (_turn, begin_period, end_period, add_returns):
         register_jitable(part)
     return jit.compiled(advance_rows, [signature], sources=[execution, periods])
+
+
+@cache
+def compiled_sums() -> Callable[..., None]:
+    """`execution._sum_bars` alone as machine code: for an equity that is no account's, such as a portfolio's."""
+    import numba
+
+    typeof: Any = numba.typeof
+    series = numba.types.Array(numba.float64, 1, "C", readonly=True)
+    times = numba.types.Array(numba.int64, 1, "C", readonly=True)
+    rules = typeof(Rules.of(RunConfig(), 0, has_open=True))
+    signature = numba.void(typeof(np.zeros(1, ACCOUNT)[0]), rules, times, series, series)
+    return jit.compiled(execution._sum_bars, [signature])
