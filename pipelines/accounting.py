@@ -141,4 +141,4 @@ def compiled() -> Callable[..., tuple[int, int]]:
         numba.float64[::1],
     )
     execution.jitable()
-    return jit.compiled(advance_rows, [signature], sources=[execution])
+    return jit.compiled(advance_rows, [signature], sources=[execution, *execution.PARTS], allocates=False)

@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
-    ("errors", "config", "growth", "accounts", "jit"),
-    ("calendars", "reference", "execution", "metrics", "stores"),
+    ("errors", "limits", "config", "growth", "accounts", "jit"),
+    ("calendars", "reference", "booking", "stops", "fills", "sums", "execution", "metrics", "stores"),
     ("kernels",),
     ("pipelines", "live"),
     ("diagnosis", "display"),
