@@ -38,6 +38,7 @@ from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.slabs import F64, I64, Fields, Slabs
 from atc_backtest.stores.base import Store
 from atc_backtest.stores.opening import open_store
+from atc_backtest.symbol_costs import charges_of
 
 SOURCE_FIELDS = {
     "close": ("close",),
@@ -67,6 +68,8 @@ def needed_fields(sets: Sequence[Rules], sources: Sequence[str], save: Sequence[
         wanted.add("open")
     if "trades" in save:
         wanted |= {"high", "low"}
+    if any(rules.stops for rules in sets):
+        wanted |= {"open", "high", "low"}
     return tuple(name for name in ("open", "high", "low", "close") if name in wanted)
 
 
@@ -108,13 +111,17 @@ class _Stream:
         self._param_ids = range(*partition.sets)
         self._sets = [job.sets[p] for p in self._param_ids]
         has_open = "open" in store.info.fields
-        self._rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in self._sets]
+        self._rules = [Rules.of(run, warmup_bars(run.atc), has_open, store.info.bar_ns) for run in self._sets]
         fields = needed_fields(self._rules, [run.source for run in self._sets], job.save)
         fields = tuple(name for name in fields if name in store.info.fields)
         self.slabs = Slabs(store, partition.symbols, fields, job.plan.slab_bars)
         self._kernel = get_kernel(job.kernel)
         self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self._sets)]
-        self._accounts = [new_accounts(rules, len(self._symbols)) for rules in self._rules]
+        names = [job.symbols[symbol] for symbol in self._symbols]
+        self._accounts = [
+            new_accounts(rules, len(names), charges_of(job.costs, names, run.execution))
+            for rules, run in zip(self._rules, self._sets, strict=True)
+        ]
         self._room = Room.of(job.plan.block_bars, trades="trades" in job.save)
 
     def _group(self, source: str) -> _Group:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
-    ("errors", "limits", "config", "growth", "accounts", "jit"),
+    ("errors", "limits", "config", "growth", "accounts", "symbol_costs", "jit"),
     ("calendars", "reference", "booking", "stops", "fills", "sums", "execution", "metrics", "stores"),
     ("kernels",),
     ("pipelines", "live"),
