@@ -22,8 +22,21 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
-    ("errors", "config", "growth", "accounts", "jit"),
-    ("calendars", "reference", "execution", "metrics", "periods", "weights", "stores"),
+    ("errors", "limits", "config", "growth", "accounts", "symbol_costs", "jit"),
+    ("booking", "stops", "fills", "sums", "execution"),
+    (
+        "calendars",
+        "reference",
+        "booking",
+        "stops",
+        "fills",
+        "sums",
+        "execution",
+        "metrics",
+        "periods",
+        "weights",
+        "stores",
+    ),
     ("kernels",),
     ("pipelines", "live"),
     ("diagnosis", "display"),
