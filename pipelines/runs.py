@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,9 +29,11 @@ from atc_backtest.pipelines.hashing import Content, run_hash
 from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
+from atc_backtest.stores.lock import locked
 from atc_backtest.symbol_costs import SymbolCosts
 
 MANIFEST = "manifest.json"
+LOCK = "writer.lock"
 FORMAT = "atc-backtest run"
 FORMAT_VERSION = 3
 SCHEMA_VERSION = 2
@@ -49,19 +52,42 @@ class Basis:
     ranges: bool
 
 
+@contextmanager
+def claimed(run: Path, overwrite: bool, resume: bool) -> Iterator[None]:
+    """Hold the run's folder while the block runs, so that nobody else begins or resumes a run there.
+
+    `StoreError` names who does. The kernel releases it when its holder dies. `StoreError` too where something else
+    is in the way; readers need no lock.
+    """
+    if not resume:
+        _check_place(run, overwrite)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot create the run {run}: {error}.") from error
+    with locked(run / LOCK, "backtest", "remove its file writer.lock") as _:
+        yield
+
+
+def _check_place(run: Path, overwrite: bool) -> None:
+    if not _is_occupied(run):
+        return
+    if not (run / MANIFEST).is_file():
+        raise StoreError(f"{run} exists and is not a run: choose another --out; nothing was touched.")
+    if not overwrite:
+        raise StoreError(
+            f"{run} already holds a run: choose another --out, continue it with --resume, "
+            "or replace it with --overwrite."
+        )
+
+
 def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], overwrite: bool) -> None:
     """Make the run's folder and its manifest; `StoreError` when something is in the way.
 
     `overwrite` replaces an earlier run, never anything else.
     """
+    _check_place(job.run, overwrite)
     if _is_occupied(job.run):
-        if not (job.run / MANIFEST).is_file():
-            raise StoreError(f"{job.run} exists and is not a run: choose another --out; nothing was touched.")
-        if not overwrite:
-            raise StoreError(
-                f"{job.run} already holds a run: choose another --out, continue it with --resume, "
-                "or replace it with --overwrite."
-            )
         _remove(job.run)
     try:
         job.run.mkdir(parents=True, exist_ok=True)
@@ -74,7 +100,7 @@ def _is_occupied(path: Path) -> bool:
     """Whether something is there that is more than the beginning of a run that was killed at once."""
     if not path.is_dir():
         return path.exists()
-    return any(not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
+    return any(not child.match(f".{MANIFEST}.*.tmp") and child.name != LOCK for child in path.iterdir())
 
 
 def _remove(run: Path) -> None:
@@ -82,7 +108,7 @@ def _remove(run: Path) -> None:
     for child in sorted(run.iterdir(), key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
-        else:
+        elif child.name != LOCK:
             child.unlink()
 
 

@@ -14,7 +14,7 @@ from atc_backtest.accounts import NEXT_OPEN, Rules, new_accounts
 from atc_backtest.config import AtcConfig
 from atc_backtest.errors import DataError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.kernels.protocol import Outputs, Prices, State, warmup_bars
+from atc_backtest.kernels.protocol import Outputs, PriceError, Prices, State, warmup_bars
 from atc_backtest.periods import new_periods, period_starts
 from atc_backtest.pipelines.accounting import NO_PERIODS, Advanced, Periods, Room, advance_block
 from atc_backtest.pipelines.job import PERIODS, SERIES, Job
@@ -131,10 +131,12 @@ class Stream:
             for name in names[1:]:
                 total = total + block[name]
             return Prices(block["close"], total / len(names))
-        except DataError as error:
-            whom = f"{self._job.symbols[self.symbols[0]]} .. {self._job.symbols[self.symbols[-1]]}"
-            when = np.datetime64(int(ts[0]), "ns")
-            raise DataError(f"{self._job.store}, symbols {whom}, block from {when}: {error}") from error
+        except PriceError as error:
+            name, when = self._job.symbols[self.symbols[error.symbol]], np.datetime64(int(ts[error.bar]), "ns")
+            raise DataError(
+                f"{self._job.store}: {name} has the {error.name} {error.value!r} at {when}, which is no price: correct "
+                "it by `atc-backtest append --correct`, or leave the symbol out by --symbols."
+            ) from error
 
 
 @dataclass(frozen=True)

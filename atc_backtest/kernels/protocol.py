@@ -203,6 +203,20 @@ class State:
         return State(self.configs, self.n_symbols, self.bars.copy(), streams, self.equities.copy())
 
 
+class PriceError(DataError):
+    """A value that is no price, and where it stands in its block."""
+
+    def __init__(self, name: str, symbol: int, bar: int, value: float) -> None:
+        super().__init__(
+            f"{name}[symbol {symbol}, bar {bar}] = {value!r}: prices of present bars must be "
+            "finite and > 0. Drop the row or set its close to NaN (a missing bar)."
+        )
+        self.name, self.symbol, self.bar, self.value = name, symbol, bar, value
+
+    def __reduce__(self) -> tuple[type[PriceError], tuple[str, int, int, float]]:
+        return PriceError, (self.name, self.symbol, self.bar, self.value)
+
+
 @dataclass(frozen=True)
 class Prices:
     """A block of bars: `close` and `source` float64 [n_symbols, n_bars]; NaN in `close` = no bar.
@@ -248,10 +262,7 @@ def _prices_or_nan(block: F64) -> bool:
 def _refuse(name: str, block: F64, bad: NDArray[np.bool_]) -> None:
     if bad.any():
         symbol, bar = (int(i) for i in np.argwhere(bad)[0])
-        raise DataError(
-            f"{name}[symbol {symbol}, bar {bar}] = {block[symbol, bar]!r}: prices of present bars must be "
-            "finite and > 0. Drop the row or set its close to NaN (a missing bar)."
-        )
+        raise PriceError(name, symbol, bar, float(block[symbol, bar]))
 
 
 @dataclass(frozen=True)
