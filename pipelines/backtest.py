@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +22,10 @@ from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.pipelines import accounting
+from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, set_aside
-from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
+from atc_backtest.pipelines.connecting import existing_cluster, local_cluster
+from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import Job, check_saves
 from atc_backtest.pipelines.partition import SOURCE_FIELDS, PartSummary, needed_fields, run_partition
@@ -36,11 +40,15 @@ from atc_backtest.pipelines.runs import (
     open_run,
     resume_job,
 )
+from atc_backtest.pipelines.workers import Needs, own_versions, sources_digest
 from atc_backtest.stores.base import StoreInfo
-from atc_backtest.stores.opening import absolute, open_store
+from atc_backtest.stores.opening import absolute, open_store, stem
 
 PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
+
+DASK_REPORT = "dask-report.html"
+"""In the run's folder, with `Options.dask_report`; no reader of runs looks at it."""
 
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200}
 """A saved row while it waits in its writer, and again while it is encoded."""
@@ -53,6 +61,9 @@ class Options:
     `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
     `retries`: further attempts at a partition whose error may pass.
+
+    Of a cluster: `resources` (of Dask, name and amount) that each partition takes; `dashboard_address`, HOST:PORT of
+    a LocalCluster's; `keep` it up until `Progress.kept` returns; `dask_report`: Dask's report in the run's folder.
     """
 
     kernel: str = "auto"
@@ -65,6 +76,10 @@ class Options:
     retries: int = 2
     overwrite: bool = False
     resume: bool = False
+    resources: tuple[tuple[str, float], ...] = ()
+    dashboard_address: str | None = None
+    keep: bool = False
+    dask_report: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,19 +87,20 @@ class Progress:
     """What a caller may show while a run goes on.
 
     `started(job, bars, dashboard)` once, with the bars (times sets) still to do; `advanced(bars)`
-    often.
+    often, less than 0 when an attempt failed; `kept(run)` with `Options.keep` when the run is over: the cluster
+    stays up until it returns.
     """
 
     started: Callable[[Job, int, str | None], None] = lambda job, bars, dashboard: None
     advanced: Callable[[int], None] = lambda bars: None
+    kept: Callable[[Run], None] = lambda run: None
 
 
 def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Options) -> Job:
     """Everything about a run that can be known, and refused, before any work."""
     if not sets:
         raise ConfigError("no parameter set given: a run needs at least one.")
-    if options.workers is not None and options.scheduler is not None:
-        raise ConfigError("--workers starts a cluster and --scheduler uses one that is there: give one of them.")
+    _check_place(options)
     for name in ("workers", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -142,14 +158,33 @@ def backtest(
         return run
     compile_kernel(job)
     work = partial(_run_at, JobPlace.of(run, job))
-    with executor_of(job, options) as executor:
+    with executor_of(job, options, partial(task_name, job, "backtest")) as executor:
         progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
         for outcome in executor.run(work, todo, progress.advanced, options.retries):
             if isinstance(outcome, Failed):
                 _set_aside(job, outcome)
-            elif job.plan.processes:  # threads have said so as they went
-                progress.advanced(outcome.result.symbol_bars)
+        if options.keep:
+            progress.kept(run)
     return run
+
+
+def _check_place(options: Options) -> None:
+    """Options that contradict each other about where a run is carried out."""
+    if options.workers is not None and options.scheduler is not None:
+        raise ConfigError("--workers starts a cluster and --scheduler uses one that is there: give one of them.")
+    of_any = {"--resources": options.resources, "--dask-report": options.dask_report}
+    of_ours = {"--dashboard-address": options.dashboard_address, "--keep": options.keep}
+    for name, value in (of_any | of_ours).items():
+        if value and options.workers is None and options.scheduler is None:
+            raise ConfigError(f"{name} is of a cluster: add --workers N, which starts one, or leave it out.")
+        if value and options.scheduler is not None and name in of_ours:
+            raise ConfigError(
+                f"{name} is of the cluster that --workers starts: the one at {options.scheduler} has its own dashboard "
+                "and stays in any case. Leave it out."
+            )
+    for name, amount in options.resources:
+        if not 0 < amount < math.inf:
+            raise ConfigError(f"--resources {name}={amount:g} is not allowed: more than 0.")
 
 
 def _run_at(place: JobPlace, partition: Partition, tick: Tick) -> PartSummary:
@@ -169,15 +204,44 @@ def _basis(run: RunConfig, info: StoreInfo) -> Basis:
     return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill])
 
 
-def executor_of(job: Job, options: Options) -> AbstractContextManager[Executor]:
-    """Where the options say that partitions run."""
+def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> AbstractContextManager[Executor]:
+    """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard."""
+    report = job.run / DASK_REPORT if options.dask_report else None
+    setup = Setup(name_of, options.resources, report)
     if options.scheduler is not None:
-        return existing_cluster(options.scheduler)
+        return existing_cluster(options.scheduler, setup, _needs(job))
     if options.workers is not None:
         limit = options.memory_limit
         share = None if limit is None else (limit - PROCESS_BYTES[job.kernel]) // options.workers
-        return local_cluster(options.workers, share)
+        return local_cluster(options.workers, share, setup, options.dashboard_address)
     return nullcontext(Threads(job.plan.n_workers))
+
+
+def _needs(job: Job) -> Needs:
+    return Needs(
+        place=JobPlace.of(open_run(job.run), job),
+        kernel=job.kernel,
+        store=job.store,
+        store_id=job.store_id,
+        store_version=job.store_version,
+        versions=own_versions(),
+        sources=sources_digest(),
+        process_bytes=PROCESS_BYTES[job.kernel],
+        task_bytes=job.plan.task_bytes,
+    )
+
+
+def task_name(job: Job, verb: str, partition: Partition) -> str:
+    """What Dask's dashboard calls a partition's task: `prices: backtest-3: AAA .. ZZZ (64 symbols), sets 0 .. 9, ...`.
+
+    Dask groups tasks by what stands before the first hyphen that no word follows.
+    """
+    names = [job.symbols[symbol] for symbol in partition.symbols]
+    symbols = names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)} symbols)"
+    first, last = partition.sets[0], partition.sets[1] - 1
+    sets = f"set {first}" if first == last else f"sets {first} .. {last}"
+    group = f"{stem(job.store).replace('-', '_')}: {verb}"
+    return f"{group}-{partition.index}: {symbols}, {sets}, slabs of {job.plan.slab_bars} bars"
 
 
 def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:
