@@ -286,15 +286,16 @@ def _reporting(client: Any, path: Path | None) -> Iterator[None]:
         hidden.unlink(missing_ok=True)
 
 
-def lacks_package(address: str, error: ModuleNotFoundError) -> str:
-    return f"the worker {address} lacks a package ({error}): install there what is installed here, atc-backtest first."
+def lacks_package(error: ModuleNotFoundError) -> str:
+    """Of a worker that could not even be asked."""
+    return f"lacks a package ({error}): install there what is installed here, atc-backtest first."
 
 
 def _without_package(client: Any) -> dict[str, str]:
     """Workers that cannot import this package."""
     answers = client.run(own_versions, on_error="return")
     return {
-        address: lacks_package(address, answer)
+        address: f"the worker {address} {lacks_package(answer)}"
         for address, answer in answers.items()
         if isinstance(answer, ModuleNotFoundError)
     }

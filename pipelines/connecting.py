@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -110,15 +110,10 @@ def _check_versions(client: Any, setup: Setup) -> None:
     found = client.get_versions(packages=[*PACKAGES, "bokeh"])
     ours = dict(own_versions())
     scheduler = found["scheduler"]["packages"]
-    wrong = {}
     theirs = {name: version for name, version in relevant(scheduler).items() if name in ("python", *MESSAGES)}
-    differing = other_versions(theirs, ours)
-    if differing is not None:
-        wrong["scheduler"] = f"the scheduler {differing}"
+    wrong = {"scheduler": other_versions(theirs, ours)}
     for address, about in found["workers"].items():
-        differing = other_versions(relevant(about["packages"]), ours)
-        if differing is not None:
-            wrong[address] = f"the worker {address} {differing}"
+        wrong[f"worker {address}"] = other_versions(relevant(about["packages"]), ours)
     _refuse(wrong)
     if setup.report is not None and scheduler["bokeh"] is None:
         raise UnavailableError(f"on the scheduler's host, {BOKEH}")
@@ -132,44 +127,49 @@ def _check_workers(client: Any, needs: Needs) -> None:
             arrived = {path.name for path in Path(folder).iterdir()}
     except OSError as error:
         raise StoreError(f"cannot write into the run's folder {needs.place.run}: {error}.") from error
+    there = client.nthreads()
     wrong = {}
     for address, answer in answers.items():
-        why = _unfit_by(address, answer, needs, probe_of(address) in arrived)
-        if why is not None:
-            wrong[address] = why
-    _refuse({address: why for address, why in wrong.items() if address in client.nthreads()})
+        host = f" on {answer.host}" if isinstance(answer, Inspected) else ""
+        if address in there:
+            wrong[f"worker {address}{host}"] = _unfit_by(answer, needs, probe_of(address) in arrived)
+    _refuse(wrong)
 
 
-def _unfit_by(address: str, answer: Inspected | Exception, needs: Needs, arrived: bool) -> str | None:
+def _unfit_by(answer: Inspected | Exception, needs: Needs, arrived: bool) -> str | None:
     """Why a worker that gave this answer cannot work; None where it can."""
     if isinstance(answer, ModuleNotFoundError):
-        return lacks_package(address, answer)
+        return lacks_package(answer)
     if isinstance(answer, Exception):
-        return f"the worker {address} cannot be looked at: {type(answer).__name__}: {answer}."
-    whom = f"the worker {address} on {answer.host}"
+        return f"cannot be looked at: {type(answer).__name__}: {answer}."
     if answer.unfit is not None:
-        return f"{whom} {answer.unfit}"
+        return answer.unfit
     if not arrived:
         return (
-            f"{whom} writes into another {needs.place.run} than this machine reads: "
+            f"writes into another {needs.place.run} than this machine reads: "
             "give an --out on a file system that all hosts share under the same path."
         )
     least = needs.process_bytes + answer.n_threads * needs.task_bytes
     if answer.memory_limit and answer.memory_limit < least:
         return (
-            f"{whom} may take {answer.memory_limit:,} bytes for {answer.n_threads} threads, and this run needs "
-            f"{least:,}: start it with a larger --memory-limit or fewer --nthreads, or lower --memory-limit here."
+            f"may take {answer.memory_limit:,} bytes for {answer.n_threads} threads, and this run needs {least:,}: "
+            "start it with a larger --memory-limit or fewer --nthreads, or lower --memory-limit here."
         )
     return None
 
 
-def _refuse(wrong: dict[str, str]) -> None:
-    if wrong:
-        more = f" And {len(wrong) - NAMED} more workers." if len(wrong) > NAMED else ""
-        raise StoreError(
-            " ".join(list(wrong.values())[:NAMED]) + more + " Nothing was computed; a run that was begun goes on with "
-            "--resume."
-        )
+def _refuse(wrong: Mapping[str, str | None]) -> None:
+    """`StoreError` that names who is unfit, those for the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for whom, why in wrong.items():
+        if why is not None:
+            reasons.setdefault(why, []).append(whom)
+    if reasons:
+        said = [
+            f"{', '.join(whom[:NAMED])}{' and others' if len(whom) > NAMED else ''}: {why}"
+            for why, whom in list(reasons.items())[:NAMED]
+        ]
+        raise StoreError(f"not fit for this run: {' '.join(said)} Nothing was computed; a run just begun goes on with --resume.")
 
 
 def _has_bokeh() -> bool:

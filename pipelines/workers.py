@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import atc_backtest
-from atc_backtest.errors import AtcError
+from atc_backtest.errors import AtcError, UnavailableError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.executors import Tick, UnfitWorkerError
 from atc_backtest.pipelines.runs import JobPlace, job_at
@@ -144,8 +144,8 @@ def _check_run(place: JobPlace) -> None:
         job_at(place)
     except AtcError as error:
         raise UnfitWorkerError(
-            f"cannot see the run's folder {place.run} ({error}): workers write the parts themselves. "
-            "Give an --out on a file system that all hosts share under the same path."
+            f"cannot see the run's folder {place.run} ({_reason(error)}), and workers write the parts themselves: "
+            "give an --out on a file system that all hosts share under the same path."
         ) from error
     try:
         with tempfile.TemporaryFile(dir=place.run):
@@ -155,15 +155,22 @@ def _check_run(place: JobPlace) -> None:
 
 
 def _check_store(needs: Needs) -> None:
-    place = "Give a store that all hosts see under the same path, or a URL such as s3://bucket/prices.zarr"
+    place = "give a store that all hosts see under the same path, or a URL such as s3://bucket/prices.zarr"
     try:
         info = open_store(needs.store, needs.store_version).info
     except (AtcError, OSError) as error:
         raise UnfitWorkerError(
-            f"cannot open the store {needs.store} ({error}): {place}, with credentials in every worker's environment."
+            f"cannot open the store {needs.store} ({_reason(error)}): {place}, with what it takes to open it (extras, "
+            "credentials) on every host."
         ) from error
     if info.id != needs.store_id:
         raise UnfitWorkerError(f"sees another store at {needs.store}: {place}.")
+
+
+def _reason(error: Exception) -> str:
+    """In few words: what to do about it is another thing on a worker."""
+    cause = error if isinstance(error, UnavailableError) else error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
 
 
 async def inspect(needs: Needs, probes: Path, dask_worker: Any) -> Inspected:
