@@ -117,7 +117,7 @@ class _Live:
 
 
 class _ClusterPool:
-    """Futures are let go of as soon as they have ended, so that the scheduler forgets them."""
+    """Futures are released as soon as they have ended, so that the scheduler forgets them."""
 
     def __init__(self, client: Any, setup: Setup, needs: Needs | None, live: _Live) -> None:
         self._client = client
@@ -210,6 +210,7 @@ class _ClusterPool:
         failure = self._failure(future)
         if failure is not None:
             self._live.ended(future.key, 0)
+            future.release()
         return failure
 
     def _failure(self, future: Any) -> tuple[BaseException, str] | None:
@@ -243,6 +244,7 @@ class _ClusterPool:
     def result(self, future: Any) -> Any:
         found: Ended = future.result()
         self._live.ended(future.key, found.bars)
+        future.release()
         return found.result
 
     def _check_scheduler(self) -> None:

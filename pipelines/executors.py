@@ -124,9 +124,7 @@ def drive(
             item, attempt = running.pop(future)
             failure = pool.error(future)
             if failure is None:
-                result = pool.result(future)
-                del future
-                yield Done(item, result)
+                yield Done(item, pool.result(future))
             elif isinstance(failure[0], UnfitWorkerError):
                 again.append((item, attempt))
             elif isinstance(failure[0], OSError) and attempt <= retries:
