@@ -209,7 +209,7 @@ def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> Ab
     report = job.run / DASK_REPORT if options.dask_report else None
     setup = Setup(name_of, options.resources, report)
     if options.scheduler is not None:
-        return existing_cluster(options.scheduler, setup, _needs(job))
+        return existing_cluster(options.scheduler, setup, needs_of(job))
     if options.workers is not None:
         limit = options.memory_limit
         share = None if limit is None else (limit - PROCESS_BYTES[job.kernel]) // options.workers
@@ -217,7 +217,8 @@ def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> Ab
     return nullcontext(Threads(job.plan.n_workers))
 
 
-def _needs(job: Job) -> Needs:
+def needs_of(job: Job) -> Needs:
+    """What workers of an existing cluster must have for the job, whose run has begun."""
     return Needs(
         place=JobPlace.of(open_run(job.run), job),
         kernel=job.kernel,
