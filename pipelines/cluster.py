@@ -32,7 +32,6 @@ from atc_backtest.pipelines.workers import (
     Needs,
     Unfit,
     attempt,
-    own_versions,
 )
 
 logger = logging.getLogger(__name__)
@@ -217,26 +216,21 @@ class _ClusterPool:
         _, distributed = import_dask()
         if future.status == "finished":
             found = future.result()
-            return (self._ban({found.address: found.why}), "") if isinstance(found, Unfit) else None
+            return (self._ban(found), "") if isinstance(found, Unfit) else None
         if future.status != "error":
             return WorkerLostError(f"the scheduler dropped the task ({future.status})"), ""
         error = future.exception()
         text = "".join(traceback.format_exception(type(error), error, future.traceback()))
         if isinstance(error, distributed.scheduler.KilledWorker):
             return WorkerLostError(f"the worker process died while it computed this ({error})"), text
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("atc_backtest"):
-            without = _without_package(self._client)
-            if without:
-                return self._ban(without), text
         return error, text
 
-    def _ban(self, unfit: dict[str, str]) -> UnfitWorkerError:
-        for address, why in unfit.items():
-            if address not in self._unfit:
-                logger.warning("%s It is given no work.", why)
-                self._unfit[address] = why
-                self._known = None
-        return UnfitWorkerError("; ".join(unfit.values()))
+    def _ban(self, unfit: Unfit) -> UnfitWorkerError:
+        if unfit.address not in self._unfit:
+            logger.warning("%s It is given no work.", unfit.why)
+            self._unfit[unfit.address] = unfit.why
+            self._known = None
+        return UnfitWorkerError(unfit.why)
 
     def _reasons(self) -> str:
         return " ".join(list(self._unfit.values())[:NAMED])
@@ -286,21 +280,6 @@ def _reporting(client: Any, path: Path | None) -> Iterator[None]:
         hidden.replace(path)
     finally:
         hidden.unlink(missing_ok=True)
-
-
-def lacks_package(error: ModuleNotFoundError) -> str:
-    """Of a worker that could not even be asked."""
-    return f"lacks a package ({error}): install there what is installed here, atc-backtest first."
-
-
-def _without_package(client: Any) -> dict[str, str]:
-    """Workers that cannot import this package."""
-    answers = client.run(own_versions, on_error="return")
-    return {
-        address: f"the worker {address} {lacks_package(answer)}"
-        for address, answer in answers.items()
-        if isinstance(answer, ModuleNotFoundError)
-    }
 
 
 def import_dask() -> tuple[Any, Any]:

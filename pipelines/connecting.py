@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from atc_backtest.errors import ConfigError, StoreError, UnavailableError
-from atc_backtest.pipelines.cluster import Cluster, Setup, import_dask, lacks_package, slots_of
+from atc_backtest.pipelines.cluster import Cluster, Setup, import_dask, slots_of
 from atc_backtest.pipelines.executors import Executor
 from atc_backtest.pipelines.workers import (
     MESSAGES,
@@ -87,7 +88,9 @@ def existing_cluster(address: str, setup: Setup | None = None, needs: Needs | No
     setup = setup or Setup()
     _, distributed = import_dask()
     try:
-        client = distributed.Client(address, timeout="10s")
+        with warnings.catch_warnings():  # Dask warns of what we refuse
+            warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
+            client = distributed.Client(address, timeout="10s")
     except (OSError, ValueError, TimeoutError) as error:
         raise StoreError(
             f"no Dask scheduler answers at {address}: {error}. Start one (`dask scheduler`) and check the address."
@@ -138,10 +141,10 @@ def _check_workers(client: Any, needs: Needs) -> None:
 
 def _unfit_by(answer: Inspected | Exception, needs: Needs, arrived: bool) -> str | None:
     """Why a worker that gave this answer cannot work; None where it can."""
-    if isinstance(answer, ModuleNotFoundError):
-        return lacks_package(answer)
     if isinstance(answer, Exception):
-        return f"cannot be looked at: {type(answer).__name__}: {answer}."
+        if ModuleNotFoundError.__name__ in repr(answer):  # Dask wraps what it cannot send
+            return f"lacks a package ({answer}): install there what is installed here, atc-backtest first."
+        return f"cannot be looked at ({type(answer).__name__}: {answer})."
     if answer.unfit is not None:
         return answer.unfit
     if not arrived:

@@ -83,9 +83,9 @@ def required_kernels() -> list[str]:
     return _required_kernels()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bucket() -> Iterator[str]:
-    """URL of an empty bucket of a server that ends with the module."""
+    """URL of a bucket of a server that ends with the session: fsspec keeps its clients, each with its endpoint."""
     boto3 = pytest.importorskip("boto3", reason="pip install -e '.[dev]' brings moto's S3 server")
     pytest.importorskip("s3fs")
     server_of = pytest.importorskip("moto.server")
