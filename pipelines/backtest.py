@@ -24,7 +24,7 @@ from atc_backtest.metrics import bars_per_year
 from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, set_aside
-from atc_backtest.pipelines.connecting import existing_cluster, local_cluster
+from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import Job, check_saves
@@ -182,6 +182,8 @@ def _check_place(options: Options) -> None:
                 f"{name} is of the cluster that --workers starts: the one at {options.scheduler} has its own dashboard "
                 "and stays in any case. Leave it out."
             )
+    if options.workers is not None:
+        check_dashboard(options.dashboard_address, options.dask_report)
     for name, amount in options.resources:
         if not 0 < amount < math.inf:
             raise ConfigError(f"--resources {name}={amount:g} is not allowed: more than 0.")

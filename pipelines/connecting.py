@@ -48,11 +48,7 @@ def local_cluster(
     """
     setup = setup or Setup()
     dask, distributed = import_dask()
-    if dashboard is not None and not re.fullmatch(r"(\S+)?:\d{1,5}", dashboard):
-        raise ConfigError(f"--dashboard-address {dashboard!r} is not HOST:PORT: write e.g. 127.0.0.1:8787.")
-    has_bokeh = _has_bokeh()
-    if (dashboard is not None or setup.report is not None) and not has_bokeh:
-        raise UnavailableError(BOKEH)
+    check_dashboard(dashboard, setup.report is not None)
     settings = {
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.target": False,
@@ -68,7 +64,7 @@ def local_cluster(
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=worker_bytes or 0,
-                dashboard_address=(dashboard or "127.0.0.1:0") if has_bokeh else None,
+                dashboard_address=(dashboard or "127.0.0.1:0") if _has_bokeh() else None,
                 resources=dict(setup.resources) or None,
                 silence_logs=40,
             )
@@ -76,6 +72,14 @@ def local_cluster(
             raise StoreError(f"no cluster can be started here (dashboard at {dashboard}): {error}.") from error
         client = distributed.Client(stack.enter_context(cluster))
         yield Cluster(stack.enter_context(client), setup)
+
+
+def check_dashboard(address: str | None, report: bool) -> None:
+    """Whether a local cluster can have a dashboard at `address` and make a report, where they are asked for."""
+    if address is not None and not re.fullmatch(r"(\S+)?:\d{1,5}", address):
+        raise ConfigError(f"--dashboard-address {address!r} is not HOST:PORT: write e.g. 127.0.0.1:8787.")
+    if (address is not None or report) and not _has_bokeh():
+        raise UnavailableError(BOKEH)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,13 +115,17 @@ def test_options_of_a_cluster_ask_for_one(store: Path, tmp_path: Path, options: 
 def test_options_that_make_no_sense_are_refused(store: Path, tmp_path: Path, options: Options, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         backtest(store, tmp_path / "run", [RunConfig()], options)
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("asked", [{"dashboard": ":0"}, {"setup": Setup(report=Path("report.html"))}])
-def test_without_bokeh_a_dashboard_is_refused(monkeypatch: pytest.MonkeyPatch, asked: dict[str, object]) -> None:
+@pytest.mark.parametrize("options", [{"dashboard_address": ":0"}, {"dask_report": True}])
+def test_without_bokeh_a_dashboard_is_refused(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     monkeypatch.setitem(sys.modules, "bokeh", None)
-    with pytest.raises(UnavailableError, match=r"atc-backtest\[dashboard\]"), local_cluster(1, None, **asked):  # type: ignore[arg-type]
-        pass
+    with pytest.raises(UnavailableError, match=r"atc-backtest\[dashboard\]"):
+        backtest(store, tmp_path / "run", [RunConfig()], Options(workers=1, **options))
+    assert not (tmp_path / "run").exists()
 
 
 # Fit or not
