@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,8 @@ TOPIC = "atc-backtest"
 """Of the events by which workers tell the bars that they have done."""
 SAY_S = 0.5
 """Seconds between two such events of one item, at least."""
+BEATS = 8
+"""Heartbeats that a worker's bars a second are counted over."""
 
 
 @dataclass(frozen=True)
@@ -252,18 +255,18 @@ class _BarCount:
 
 
 class _BarRate:
-    """Bars a second since the heartbeat before."""
+    """Bars a second over the last heartbeats: bars come a block at a time."""
 
     name = "bars/s"
 
     def __init__(self, count: _BarCount) -> None:
         self._count = count
-        self._before = time.monotonic(), count.bars
+        self._seen = deque([(time.monotonic(), count.bars)], maxlen=BEATS)
 
     def __call__(self, worker: Any) -> int:
         now, bars = time.monotonic(), self._count.bars
-        then, before = self._before
-        self._before = now, bars
+        then, before = self._seen[0]
+        self._seen.append((now, bars))
         return round((bars - before) / max(now - then, 1e-3))
 
 
