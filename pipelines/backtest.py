@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +23,10 @@ from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamK
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
+from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, set_aside
-from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
+from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
+from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
 from atc_backtest.pipelines.partition import PartSummary, run_partition
@@ -31,6 +35,7 @@ from atc_backtest.pipelines.runs import (
     Basis,
     JobPlace,
     Run,
+    claimed,
     create_run,
     discard_unfinished,
     job_at,
@@ -38,12 +43,16 @@ from atc_backtest.pipelines.runs import (
     resume_job,
 )
 from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
+from atc_backtest.pipelines.workers import Needs, own_versions, sources_digest
 from atc_backtest.stores.base import StoreInfo
-from atc_backtest.stores.opening import absolute, open_store
+from atc_backtest.stores.opening import absolute, open_store, stem
 from atc_backtest.symbol_costs import SymbolCosts, check_symbols
 
 PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
+
+DASK_REPORT = "dask-report.html"
+"""In the run's folder, with `Options.dask_report`; no reader of runs looks at it."""
 
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 """A saved row while it waits in its writer, and again while it is encoded."""
@@ -57,6 +66,9 @@ class Options:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
     `retries`: further attempts at a partition whose error may pass. `period`: one of `periods.PERIODS`, what
     the rows of periods/ are of.
+
+    Of a cluster: `resources` (of Dask, name and amount) that each partition takes; `dashboard_address`, HOST:PORT of
+    a LocalCluster's; `keep` it up until `Progress.kept` returns; `dask_report`: Dask's report in the run's folder.
     """
 
     kernel: str = "auto"
@@ -71,6 +83,10 @@ class Options:
     overwrite: bool = False
     resume: bool = False
     costs: tuple[SymbolCosts, ...] = ()
+    resources: tuple[tuple[str, float], ...] = ()
+    dashboard_address: str | None = None
+    keep: bool = False
+    dask_report: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,19 +94,20 @@ class Progress:
     """What a caller may show while a run goes on.
 
     `started(job, bars, dashboard)` once, with the bars (times sets) still to do; `advanced(bars)`
-    often.
+    often, less than 0 when an attempt failed; `kept(run)` with `Options.keep` when the run is over: the cluster
+    stays up until it returns.
     """
 
     started: Callable[[Job, int, str | None], None] = lambda job, bars, dashboard: None
     advanced: Callable[[int], None] = lambda bars: None
+    kept: Callable[[Run], None] = lambda run: None
 
 
 def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Options) -> Job:
     """Everything about a run that can be known, and refused, before any work."""
     if not sets:
         raise ConfigError("no parameter set given: a run needs at least one.")
-    if options.workers is not None and options.scheduler is not None:
-        raise ConfigError("--workers starts a cluster and --scheduler uses one that is there: give one of them.")
+    _check_place(options)
     for name in ("workers", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -137,12 +154,18 @@ def backtest(
     """
     options, progress = options or Options(), progress or Progress()
     job = prepare(store, out, sets, options)
-    info = open_store(store, job.store_version).info
+    with claimed(job.run, options.overwrite, options.resume):
+        return _carried_out(job, options, progress)
+
+
+def _carried_out(job: Job, options: Options, progress: Progress) -> Run:
+    """What is left to do of a job whose folder nobody else works in."""
+    info = open_store(job.store, job.store_version).info
     if options.resume:
         discard_unfinished(open_run(job.run))
     else:
-        create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
-    run = open_run(out)
+        create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)
+    run = open_run(job.run)
     done = run.done
     todo = [p for p in job.plan.partitions if p.index not in done]
     if not todo:
@@ -150,14 +173,35 @@ def backtest(
         return run
     compile_kernel(job)
     work = partial(_run_at, JobPlace.of(run, job))
-    with executor_of(job, options) as executor:
+    with executor_of(job, options, partial(task_name, job, "backtest")) as executor:
         progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
         for outcome in executor.run(work, todo, progress.advanced, options.retries):
             if isinstance(outcome, Failed):
                 _set_aside(job, outcome)
-            elif job.plan.processes:  # threads have said so as they went
-                progress.advanced(outcome.result.symbol_bars)
+        if options.keep:
+            progress.kept(run)
     return run
+
+
+def _check_place(options: Options) -> None:
+    """Options that contradict each other about where a run is carried out."""
+    if options.workers is not None and options.scheduler is not None:
+        raise ConfigError("--workers starts a cluster and --scheduler uses one that is there: give one of them.")
+    of_any = {"--resources": options.resources, "--dask-report": options.dask_report}
+    of_ours = {"--dashboard-address": options.dashboard_address, "--keep": options.keep}
+    for name, value in (of_any | of_ours).items():
+        if value and options.workers is None and options.scheduler is None:
+            raise ConfigError(f"{name} is of a cluster: add --workers N, which starts one, or leave it out.")
+        if value and options.scheduler is not None and name in of_ours:
+            raise ConfigError(
+                f"{name} is of the cluster that --workers starts: the one at {options.scheduler} has its own dashboard "
+                "and stays in any case. Leave it out."
+            )
+    if options.workers is not None:
+        check_dashboard(options.dashboard_address, options.dask_report)
+    for name, amount in options.resources:
+        if not 0 < amount < math.inf:
+            raise ConfigError(f"--resources {name}={amount:g} is not allowed: more than 0.")
 
 
 def _run_at(place: JobPlace, partition: Partition, tick: Tick) -> PartSummary:
@@ -178,15 +222,45 @@ def _basis(run: RunConfig, info: StoreInfo) -> Basis:
     return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill], ranges=ranges)
 
 
-def executor_of(job: Job, options: Options) -> AbstractContextManager[Executor]:
-    """Where the options say that partitions run."""
+def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> AbstractContextManager[Executor]:
+    """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard."""
+    report = job.run / DASK_REPORT if options.dask_report else None
+    setup = Setup(name_of, options.resources, report)
     if options.scheduler is not None:
-        return existing_cluster(options.scheduler)
+        return existing_cluster(options.scheduler, setup, needs_of(job))
     if options.workers is not None:
         limit = options.memory_limit
         share = None if limit is None else (limit - PROCESS_BYTES[job.kernel]) // options.workers
-        return local_cluster(options.workers, share)
+        return local_cluster(options.workers, share, setup, options.dashboard_address)
     return nullcontext(Threads(job.plan.n_workers))
+
+
+def needs_of(job: Job) -> Needs:
+    """What workers of an existing cluster must have for the job, whose run has begun."""
+    return Needs(
+        place=JobPlace.of(open_run(job.run), job),
+        kernel=job.kernel,
+        store=job.store,
+        store_id=job.store_id,
+        store_version=job.store_version,
+        versions=own_versions(),
+        sources=sources_digest(),
+        process_bytes=PROCESS_BYTES[job.kernel],
+        task_bytes=job.plan.task_bytes,
+    )
+
+
+def task_name(job: Job, verb: str, partition: Partition) -> str:
+    """What Dask's dashboard calls a partition's task: `prices: backtest-3: AAA .. ZZZ (64 symbols), sets 0 .. 9, ...`.
+
+    Dask groups tasks by what stands before the first hyphen that no word follows.
+    """
+    names = [job.symbols[symbol] for symbol in partition.symbols]
+    symbols = names[0] if len(names) == 1 else f"{names[0]} .. {names[-1]} ({len(names)} symbols)"
+    first, last = partition.sets[0], partition.sets[1] - 1
+    sets = f"set {first}" if first == last else f"sets {first} .. {last}"
+    group = f"{stem(job.store).replace('-', '_')}: {verb}"
+    return f"{group}-{partition.index}: {symbols}, {sets}, slabs of {job.plan.slab_bars} bars"
 
 
 def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.accounting import Advanced
-from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kernel, executor_of
+from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kernel, executor_of, task_name
 from atc_backtest.pipelines.executors import Failed, Tick
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.plan import Partition, format_bytes
@@ -50,9 +50,6 @@ class _Task:
     starts: I64
     weights: F64
 
-    def __str__(self) -> str:
-        return f"portfolio of {self.partition}"
-
 
 def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Callable[[int, int], None]) -> F64:
     """`SUMS` over all symbols, [4, bars], relative to the portfolio's value at the last rebalance, without cash."""
@@ -63,7 +60,11 @@ def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Ca
     blocks = sorted({partition.symbols for partition in run.partitions})
     place = {symbol: at for at, symbol in enumerate(sorted(symbol for block in blocks for symbol in block))}
     total = np.zeros((len(SUMS), 2, n_bars), np.int64)
-    with TemporaryDirectory(prefix=".portfolio-", dir=run.path) as folder, executor_of(job, options) as executor:
+
+    def named(task: _Task) -> str:
+        return task_name(job, "portfolio", task.partition)
+
+    with TemporaryDirectory(prefix=".portfolio-", dir=run.path) as folder, executor_of(job, options, named) as executor:
         tasks = [
             _Task(
                 Partition(index, block, (param_id, param_id + 1)),
@@ -76,7 +77,7 @@ def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Ca
         outcomes = executor.run(partial(_sum_block, JobPlace.of(run, job)), tasks, _no_tick, options.retries)
         for done, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failed):
-                raise StoreError(f"{outcome.item}: {outcome.error}. Nothing was written.")
+                raise StoreError(f"{named(outcome.item)}: {outcome.error}. Nothing was written.")
             total += np.load(outcome.item.file, mmap_mode="r")
             outcome.item.file.unlink()
             show(done, len(tasks))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of
+from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, task_name
 from atc_backtest.pipelines.commits import PartRecord, file_digest, read_record
 from atc_backtest.pipelines.executors import Failed, Tick
 from atc_backtest.pipelines.hashing import STEP, Hasher, Key, encoded_rows
@@ -77,9 +77,6 @@ class _Check:
     partition: Partition
     recompute: tuple[Partition, ...] = field(repr=False)
 
-    def __str__(self) -> str:
-        return f"verify {self.partition}"
-
 
 def verify(
     run: Run,
@@ -104,7 +101,7 @@ def verify(
     compile_kernel(job)
     findings: list[Finding] = []
     job = replace(job, plan=replace(job.plan, n_workers=options.threads or job.plan.n_workers))
-    with executor_of(job, options) as executor:
+    with executor_of(job, options, lambda check: task_name(job, "verify", check.partition)) as executor:
         outcomes = executor.run(partial(_verified, JobPlace.of(run, job)), checks, _no_tick, options.retries)
         for done, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failed):

@@ -8,7 +8,7 @@ ATC_REQUIRE_KERNELS    kernels, separated by commas, whose absence is a failure,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +81,22 @@ def need_kernel() -> Callable[[str], Kernel]:
 def required_kernels() -> list[str]:
     """Names in ATC_REQUIRE_KERNELS."""
     return _required_kernels()
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """URL of a bucket of a server that ends with the session: fsspec keeps its clients, each with its endpoint."""
+    boto3 = pytest.importorskip("boto3", reason="pip install -e '.[dev]' brings moto's S3 server")
+    pytest.importorskip("s3fs")
+    server_of = pytest.importorskip("moto.server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "of-nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "of-nobody")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        boto3.client("s3").create_bucket(Bucket="prices")
+        yield "s3://prices"
+        server.stop()

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atc_backtest.pipelines import executors
-from atc_backtest.pipelines.executors import Done, Failed, Threads, Tick, local_cluster
+from atc_backtest.pipelines.connecting import ONE_THREAD, local_cluster
+from atc_backtest.pipelines.executors import Done, Failed, Threads, Tick
 
 
 def _poison(item: tuple[int, str], tick: Tick) -> int:
@@ -69,7 +69,7 @@ def test_a_worker_that_takes_more_than_its_share_is_ended() -> None:
 
 
 def _surroundings(item: int, tick: Tick) -> dict[str, str | None]:
-    return {name: os.environ.get(name) for name in executors.ONE_THREAD}
+    return {name: os.environ.get(name) for name in ONE_THREAD}
 
 
 def test_workers_of_a_local_cluster_keep_to_one_thread() -> None:

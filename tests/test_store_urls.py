@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,25 +22,6 @@ from atc_backtest.stores.memmap_store import heat
 from atc_backtest.stores.opening import absolute, open_store, stem
 from atc_backtest.stores.verification import verify
 from atc_backtest.stores.zarr_store import create_store, new_store, open_group
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URL of an empty bucket of a server that ends with the module."""
-    boto3 = pytest.importorskip("boto3", reason="pip install -e '.[dev]' brings moto's S3 server")
-    pytest.importorskip("s3fs")
-    server_of = pytest.importorskip("moto.server")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "of-nobody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "of-nobody")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        boto3.client("s3").create_bucket(Bucket="prices")
-        yield "s3://prices"
-        server.stop()
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -14,6 +14,16 @@ Kernel = Annotated[str, typer.Option(help="auto, rust, numba, cuda or reference:
 Threads = Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")]
 Workers = Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")]
 Scheduler = Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option(help="Dask resources that a partition takes, e.g. GPU=1: it runs where they are.", metavar="NAME=N"),
+]
+DashboardAddress = Annotated[
+    str | None,
+    typer.Option(help="Where the dashboard of --workers is. Default: 127.0.0.1, any port.", metavar="HOST:PORT"),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave cluster and dashboard up after the run, until Ctrl-C.")]
+DaskReport = Annotated[bool, typer.Option("--dask-report", help="Save Dask's performance report in the run's folder.")]
 
 
 def pairs(option: str, texts: list[str]) -> dict[str, str]:
@@ -30,3 +40,14 @@ def pairs(option: str, texts: list[str]) -> dict[str, str]:
 def words(text: str) -> list[str]:
     """What commas separate."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def amounts(option: str, texts: list[str]) -> tuple[tuple[str, float], ...]:
+    """NAME=NUMBER, as often as given."""
+    found = []
+    for name, text in pairs(option, texts).items():
+        try:
+            found.append((name, float(text)))
+        except ValueError:
+            raise typer.BadParameter(f"{option} {name}={text}: write NAME=NUMBER") from None
+    return tuple(found)

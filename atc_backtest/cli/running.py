@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,18 @@ import typer
 
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, REFUSED, guarded
 from atc_backtest.cli.options import (
+    DashboardAddress,
+    DaskReport,
     Json,
+    Keep,
     Kernel,
+    Resources,
     RunFolder,
     Scheduler,
     StoreArgument,
     Threads,
     Workers,
+    amounts,
     pairs,
     words,
 )
@@ -49,6 +55,10 @@ def backtest(
     threads: Threads = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    resources: Resources = None,
+    dashboard_address: DashboardAddress = None,
+    keep: Keep = False,
+    dask_report: DaskReport = False,
     memory_limit: Annotated[
         str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
     ] = None,
@@ -91,18 +101,23 @@ def backtest(
         overwrite=overwrite,
         resume=resume,
         costs=() if costs is None else read_costs(costs),
+        resources=amounts("--resources", resources or []),
+        dashboard_address=dashboard_address,
+        keep=keep,
+        dask_report=dask_report,
     )
     folder = Path("runs") / stem(store) if out is None else out
     if plan:
         runs.show_plan(running.prepare(store, folder, [run_config], options), as_json)
         return
     try:
-        with terminal.run_progress() as shown:
+        with terminal.run_progress(partial(runs.keep_until_interrupted, as_json)) as shown:
             run = running.backtest(store, folder, [run_config], options, shown.progress)
     except KeyboardInterrupt:
         runs.show_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
-    runs.show_run(run, shown, as_json)
+    if not shown.kept:
+        runs.show_run(run, shown, as_json)
     if run.state != "complete":
         raise typer.Exit(PARTIAL)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ NAMED = 5
 
 def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
     """How a run went, and where it is; what is missing goes to stderr."""
+    from atc_backtest.pipelines.backtest import DASK_REPORT
+
     manifest = run.manifest
     facts = {
         "run": str(run.path),
@@ -36,6 +40,7 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         "partitions": len(run.partitions),
         "done": len(run.done),
         "hash": run.content_hash(),
+        "dashboard": shown.dashboard,
         "set_aside": [asdict(failure) for failure in run.set_aside],
     }
     if as_json:
@@ -49,8 +54,19 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         print(f"run: {run.path}")
         print(f"hash: {facts['hash']}")
         print(f"next: atc-backtest report {run.path}")
+        if (run.path / DASK_REPORT).is_file():
+            print(f"Dask's report: {run.path / DASK_REPORT}")
     if run.state != "complete":
         _show_missing(run)
+
+
+def keep_until_interrupted(as_json: bool, run: Run, shown: ShownRun) -> None:
+    """How a run went, while its cluster stays up: until Ctrl-C."""
+    show_run(run, shown, as_json)
+    sys.stdout.flush()
+    print(f"kept: the cluster and its dashboard {shown.dashboard or '(none)'} stay until Ctrl-C.", file=sys.stderr)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _show_missing(run: Run) -> None:

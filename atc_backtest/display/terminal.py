@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from atc_backtest.diagnosis import Finding
     from atc_backtest.pipelines.backtest import Progress as RunProgress
     from atc_backtest.pipelines.job import Job
+    from atc_backtest.pipelines.runs import Run
 
 Side = Literal["left", "right"]
 
@@ -109,33 +110,45 @@ def count(n: float) -> str:
 
 
 class ShownRun:
-    """Progress of one run, and what is said about it when it is done."""
+    """Progress of one run, and what is said about it when it is done.
 
-    def __init__(self, bars: Progress) -> None:
+    `keeping(run, self)` is called when the run is over and its cluster is to stay until that returns.
+    """
+
+    def __init__(self, bars: Progress, keeping: Callable[[Run, ShownRun], None]) -> None:
         self._bars = bars
+        self._keeping = keeping
         self._task = bars.add_task("preparing", total=None)
         self._began = time.perf_counter()
         self.done = 0
         self.total = 0
         self.seconds = 0.0
+        self.dashboard: str | None = None
+        self.kept = False
 
     @property
     def progress(self) -> RunProgress:
         from atc_backtest.pipelines.backtest import Progress as RunProgress
 
-        return RunProgress(started=self._started, advanced=self._advanced)
+        return RunProgress(started=self._started, advanced=self._advanced, kept=self._kept)
 
     def _started(self, job: Job, n_bars: int, dashboard: str | None) -> None:
         self.total = n_bars
         self._began = time.perf_counter()
         self._bars.update(self._task, description=f"backtest ({job.kernel})", total=max(n_bars, 1))
+        self.dashboard = dashboard
         if dashboard:
-            self._bars.console.print(f"dashboard: {dashboard}")
+            self._bars.console.print(f"dashboard: {dashboard}", soft_wrap=True)
 
     def _advanced(self, n_bars: int) -> None:
         self.done += n_bars
         self.seconds = time.perf_counter() - self._began
         self._bars.update(self._task, advance=n_bars)
+
+    def _kept(self, run: Run) -> None:
+        self._bars.stop()
+        self.kept = True
+        self._keeping(run, self)
 
 
 def _bars() -> Progress:
@@ -147,10 +160,10 @@ def _bars() -> Progress:
 
 
 @contextmanager
-def run_progress() -> Iterator[ShownRun]:
+def run_progress(keeping: Callable[[Run, ShownRun], None]) -> Iterator[ShownRun]:
     """A progress bar with bars/s and the time left while the block runs; nothing but the end in a log."""
     with _bars() as bars:
-        yield ShownRun(bars)
+        yield ShownRun(bars, keeping)
 
 
 @contextmanager
