@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
 from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
 from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, write_record
 from atc_backtest.pipelines.hashing import Hasher
-from atc_backtest.pipelines.job import METRICS, Job, settings_of
+from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.plan import ROW_GROUP
 
 TS = pa.timestamp("ns", tz="UTC")
@@ -36,19 +35,16 @@ EQUITY_SCHEMA = pa.schema([*KEYS, ("ts", TS), ("equity", pa.float64())])
 TRADES_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in TRADE_COLUMNS.items()])
 
 
-def metrics_schema(sets: Sequence[RunConfig], varying: Sequence[str]) -> pa.Schema:
-    """The figures' columns, then one per setting that varies."""
+def metrics_schema(varying: Mapping[str, Sequence[Any]]) -> pa.Schema:
+    """The figures' columns, then one per setting that varies, of the type of its values."""
     columns = [(name, _TYPES[kind]) for name, kind in METRIC_COLUMNS.items()]
-    for name in varying:
-        values = [settings_of(config)[name] for config in sets]
-        columns.append((name, pa.array(values).type))
-    return pa.schema(columns)
+    return pa.schema([*columns, *((name, pa.array(values).type) for name, values in varying.items())])
 
 
 def schema_of(job: Job, dataset: str) -> pa.Schema:
     """The schema of one of the run's datasets."""
     if dataset == METRICS:
-        return metrics_schema(job.sets, job.varying)
+        return metrics_schema(job.varying_values)
     return {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA}[dataset]
 
 

@@ -48,7 +48,9 @@ DOORS = {
     "dask": ("atc_backtest.pipelines.executors",),
     "distributed": ("atc_backtest.pipelines.executors",),
     "cupy": ("atc_backtest.kernels.cuda",),
-    "typer": tuple(f"atc_backtest.cli{name}" for name in ("", ".options", ".prices", ".running", ".store")),
+    "typer": tuple(
+        f"atc_backtest.cli{name}" for name in ("", ".options", ".prices", ".running", ".store", ".sweeping")
+    ),
     "rich": ("atc_backtest.display.terminal",),
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atc_backtest import __version__
-from atc_backtest.cli import prices, running
+from atc_backtest.cli import prices, running, sweeping
 from atc_backtest.cli.guard import guarded
 from atc_backtest.cli.options import Json
 from atc_backtest.cli.store import store_app
@@ -24,7 +24,15 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
-for command in (prices.fetch, prices.ingest, prices.append, running.backtest, running.report, running.verify):
+for command in (
+    prices.fetch,
+    prices.ingest,
+    prices.append,
+    running.backtest,
+    sweeping.sweep,
+    running.report,
+    running.verify,
+):
     app.command()(command)
 app.add_typer(store_app, name="store")
 
