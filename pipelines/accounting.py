@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atc_backtest import execution, jit
+from atc_backtest import execution, jit, periods
 from atc_backtest.accounts import ACCOUNT, F64, I8, I64, TRADE, Rules, Saved
 from atc_backtest.config import RunConfig
 from atc_backtest.execution import advance_bars
+from atc_backtest.periods import PERIOD, add_returns, begin_period, end_period
 
 PICKED = 5
 """Rows of `Room.picked`: close, signal, open, high, low."""
@@ -27,12 +28,14 @@ PICKED = 5
 class Room:
     """Arrays filled anew by each row of a block: what was picked, and what the account made of it.
 
-    After a call they hold the last row: `ts` and `picked` its present bars, `saved` its series.
+    After a call they hold the last row: `ts` and `picked` its present bars, `saved` its series. `ended`, `PERIOD`,
+    holds all rows' periods that ended, in order of rows, then time.
     """
 
     ts: I64
     picked: F64
     saved: Saved
+    ended: NDArray[np.void]
 
     @property
     def signal(self) -> F64:
@@ -41,32 +44,68 @@ class Room:
         return row
 
     @classmethod
-    def of(cls, n_bars: int, trades: bool) -> Room:
-        """Room for blocks of up to `n_bars`; `trades` as in `Saved.room`."""
-        return cls(np.zeros(n_bars, np.int64), np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades))
+    def of(cls, n_bars: int, trades: bool, exposure: bool = False, periods: bool = False) -> Room:
+        """Room for blocks of up to `n_bars`; `trades` and `exposure` as in `Saved.room`."""
+        picked, saved = np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades, exposure)
+        return cls(np.zeros(n_bars, np.int64), picked, saved, np.zeros(n_bars if periods else 0, PERIOD))
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Where a block's accounts are in the calendar: `open`, `PERIOD` [symbols], changed in place.
+
+    `starts` as `period_starts` gives them for the block's `ts`. A call may take so many symbols that `room` for
+    their periods is enough: symbols x periods of the block.
+    """
+
+    open: NDArray[np.void]
+    starts: I64
+
+
+NO_PERIODS = Periods(np.zeros(0, PERIOD), np.zeros(0, np.int64))
+
+
+class Advanced(NamedTuple):
+    """What a block came to: present bars, trades closed, periods ended."""
+
+    bars: int
+    trades: int
+    periods: int
 
 
 def advance_block(
-    accounts: NDArray[np.void], rules: Rules, ts: I64, fields: dict[str, F64], signal: F64, room: Room
-) -> tuple[int, int]:
-    """Take a block into `accounts`, `ACCOUNT` [symbols], changed in place: present bars, trades closed.
+    accounts: NDArray[np.void],
+    rules: Rules,
+    ts: I64,
+    fields: dict[str, F64],
+    signal: F64,
+    room: Room,
+    periods: Periods = NO_PERIODS,
+) -> Advanced:
+    """Take a block into `accounts`, `ACCOUNT` [symbols], changed in place.
 
     `fields`: close and, where the store has them, open, high and low; like `signal` float64 [symbols,
     bars], C-contiguous. Bits are those of `execution.advance` over each symbol's present bars.
     """
     close = fields["close"]
     saved = room.saved
-    return compiled()(
-        accounts,
-        rules,
-        ts,
-        (close, signal, fields.get("open", close), fields.get("high", close), fields.get("low", close)),
-        len(fields) > 1,
-        room.ts,
-        room.picked,
-        saved.trades,
-        saved.position,
-        saved.equity,
+    return Advanced(
+        *compiled()(
+            accounts,
+            rules,
+            ts,
+            (close, signal, fields.get("open", close), fields.get("high", close), fields.get("low", close)),
+            len(fields) > 1,
+            room.ts,
+            room.picked,
+            saved.trades,
+            saved.position,
+            saved.equity,
+            saved.exposure,
+            periods.open,
+            periods.starts,
+            room.ended,
+        )
     )
 
 
@@ -81,10 +120,15 @@ def advance_rows(
     trades: NDArray[np.void],
     position: I8,
     equity: F64,
-) -> tuple[int, int]:
+    exposure: F64,
+    periods: NDArray[np.void],
+    starts: I64,
+    ended: NDArray[np.void],
+) -> tuple[int, int, int]:
     """The loop behind `advance_block`; `ranges`: open, high and low are other arrays than the close."""
     close, signal, open_, high, low = columns
-    n_present = closed = 0
+    n_present = closed = n_ended = 0
+    at = (2, 3, 4) if ranges else (0, 0, 0)
     for row in range(close.shape[0]):
         n = 0
         for bar in range(ts.shape[0]):
@@ -96,35 +140,61 @@ def advance_rows(
                 picked[3, n] = high[row, bar]
                 picked[4, n] = low[row, bar]
             n += close[row, bar] == close[row, bar]  # a bar that is missing is overwritten by the next
-        if n == 0:
-            continue
-        at = (2, 3, 4) if ranges else (0, 0, 0)
-        closed += advance_bars(
-            accounts[row],
-            rules,
-            times[:n],
-            picked[at[0], :n],
-            picked[at[1], :n],
-            picked[at[2], :n],
-            picked[0, :n],
-            picked[1, :n],
-            trades,
-            position,
-            equity,
-        )
+        account = accounts[row]
+        done = traded = 0
+        piece = 0  # the period that the next bar is in
+        while done < n:
+            stop = n
+            if starts.shape[0]:
+                while starts[piece + 1] <= times[done]:
+                    piece += 1
+                stop = done + np.searchsorted(times[done:n], starts[piece + 1])
+                n_ended = _turn(periods[row], row, starts[piece], account, ended, n_ended)
+            before = account["close"]
+            traded += advance_bars(
+                account,
+                rules,
+                times[done:stop],
+                picked[at[0], done:stop],
+                picked[at[1], done:stop],
+                picked[at[2], done:stop],
+                picked[0, done:stop],
+                picked[1, done:stop],
+                trades[traded:],
+                position[done:],
+                equity[done:],
+                exposure[done:],
+            )
+            if starts.shape[0]:
+                add_returns(periods[row], equity[done:], picked[0, done:], before, stop - done)
+            done = stop
+        closed += traded
         n_present += n
-    return n_present, closed
+    return n_present, closed, n_ended
+
+
+def _turn(period: Any, row: int, start: int, account: Any, ended: NDArray[np.void], n_ended: int) -> int:
+    """Where `start` is that of a later period, put the one that ended away, if it has bars; how many there are."""
+    if period["n_bars"]:
+        if period["period_ts"] == start:
+            return n_ended
+        end_period(period, account)
+        ended[n_ended] = period
+        n_ended += 1
+    begin_period(period, row, start, account)
+    return n_ended
 
 
 @cache
-def compiled() -> Callable[..., tuple[int, int]]:
+def compiled() -> Callable[..., tuple[int, int, int]]:
     """`advance_rows` as machine code that releases the GIL: compiled, or read from Numba's cache, once."""
     import numba
+    from numba.extending import register_jitable
 
     typeof: Any = numba.typeof
     types: Any = numba.types
     block = types.Array(numba.float64, 2, "C", readonly=True)
-    signature = types.UniTuple(numba.int64, 2)(
+    signature = types.UniTuple(numba.int64, 3)(
         typeof(np.zeros(1, ACCOUNT)),
         typeof(Rules.of(RunConfig(), 0, has_open=True)),
         types.Array(numba.int64, 1, "C", readonly=True),
@@ -135,6 +205,12 @@ def compiled() -> Callable[..., tuple[int, int]]:
         typeof(np.zeros(0, TRADE)),
         numba.int8[::1],
         numba.float64[::1],
+        numba.float64[::1],
+        typeof(np.zeros(0, PERIOD)),
+        numba.int64[::1],
+        typeof(np.zeros(0, PERIOD)),
     )
     execution.jitable()
-    return jit.compiled(advance_rows, [signature], sources=[execution])
+    for part in (_turn, begin_period, end_period, add_returns):
+        register_jitable(part)
+    return jit.compiled(advance_rows, [signature], sources=[execution, periods])

@@ -19,12 +19,13 @@ from atc_backtest.errors import ConfigError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
+from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
 from atc_backtest.pipelines.hashing import GROUP_BYTES
-from atc_backtest.pipelines.job import Job, check_saves
-from atc_backtest.pipelines.partition import SOURCE_FIELDS, PartSummary, needed_fields, run_partition
+from atc_backtest.pipelines.job import PERIODS, Job, check_saves
+from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
 from atc_backtest.pipelines.runs import (
     Basis,
@@ -36,28 +37,31 @@ from atc_backtest.pipelines.runs import (
     open_run,
     resume_job,
 )
+from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
 
 PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
 
-SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200}
+SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out; nothing here changes its result.
+    """How a run is carried out, and what it leaves behind; nothing here changes a figure.
 
     `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
-    `retries`: further attempts at a partition whose error may pass.
+    `retries`: further attempts at a partition whose error may pass. `period`: one of `periods.PERIODS`, what
+    the rows of periods/ are of.
     """
 
     kernel: str = "auto"
     symbols: tuple[str, ...] | None = None
     save: tuple[str, ...] = ()
+    period: str = "month"
     workers: int | None = None
     scheduler: str | None = None
     threads: int | None = None
@@ -109,6 +113,7 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         ),
         kernel=kernel,
         save=save,
+        period=check_period(options.period),
         plan=make_plan(_shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit),
     )
     return resume_job(job) if options.resume else job
@@ -215,7 +220,12 @@ def _shape(
         n_fields=len(fields),
         n_sets=len(sets),
         state_bytes=8 * sum(layout.width for layout in layouts),
-        set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize + GROUP_BYTES * (1 + len(save)) // 2,
+        set_bytes=(
+            8 * EQUITY_SLOTS
+            + ACCOUNT.itemsize
+            + (PERIOD.itemsize if PERIODS in save else 0)
+            + GROUP_BYTES * (1 + len(save)) // 2
+        ),
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
         n_streams=len(layouts),

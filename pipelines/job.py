@@ -13,7 +13,8 @@ from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.plan import Plan
 
 METRICS = "metrics"
-SERIES = ("signals", "equity", "trades")
+PERIODS = "periods"
+SERIES = ("signals", "equity", "trades", PERIODS)
 """What `--save` may name: one Parquet dataset each, beside `metrics`."""
 
 
@@ -23,7 +24,7 @@ class Job:
 
     `store`: an absolute path or a URL; its id and version name the prices that the run began with.
     `symbols`: every symbol of the store by position. `sets`: the parameter sets; a set's position
-    is its `param_id`. `bars_per_year`: one per set.
+    is its `param_id`. `bars_per_year`: one per set. `period`: what the rows of periods/ are of, where they are saved.
     """
 
     store: str
@@ -35,6 +36,7 @@ class Job:
     bars_per_year: tuple[float, ...]
     kernel: str
     save: tuple[str, ...]
+    period: str
     plan: Plan
 
     @cached_property

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from atc_backtest.errors import StoreError
 from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
+from atc_backtest.periods import PERIOD_COLUMNS
 from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, write_record
 from atc_backtest.pipelines.hashing import Hasher
-from atc_backtest.pipelines.job import METRICS, Job
+from atc_backtest.pipelines.job import METRICS, PERIODS, Job
 from atc_backtest.pipelines.plan import ROW_GROUP
 
 TS = pa.timestamp("ns", tz="UTC")
@@ -33,6 +34,8 @@ KEYS = [("symbol", pa.string()), ("param_id", pa.int64())]
 SIGNALS_SCHEMA = pa.schema([*KEYS, ("ts", TS), ("signal", pa.float64()), ("position", pa.int8())])
 EQUITY_SCHEMA = pa.schema([*KEYS, ("ts", TS), ("equity", pa.float64())])
 TRADES_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in TRADE_COLUMNS.items()])
+PERIODS_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in PERIOD_COLUMNS.items()])
+_SCHEMAS = {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA, PERIODS: PERIODS_SCHEMA}
 
 
 def metrics_schema(varying: Mapping[str, Sequence[Any]]) -> pa.Schema:
@@ -45,7 +48,7 @@ def schema_of(job: Job, dataset: str) -> pa.Schema:
     """The schema of one of the run's datasets."""
     if dataset == METRICS:
         return metrics_schema(job.varying_values)
-    return {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA}[dataset]
+    return _SCHEMAS[dataset]
 
 
 def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[str, NDArray[Any]]) -> pa.Table:
@@ -64,6 +67,15 @@ def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[st
 def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Table:
     """The trade log of `TRADE` records; an open trade has null exits."""
     return pa.table(trade_columns(trades, symbol, param_id), schema=TRADES_SCHEMA)
+
+
+def periods_table(names: Sequence[str], param_id: int, periods: NDArray[np.void]) -> pa.Table:
+    """Rows of `PERIOD` records, copied; `names`: symbol of each `row`."""
+    which = pa.DictionaryArray.from_arrays(pa.array(periods["row"].copy()), pa.array(names, pa.string()))
+    arrays = [which.cast(pa.string()), pa.array(np.full(periods.size, param_id, np.int64))]
+    for name in PERIODS_SCHEMA.names[2:]:
+        arrays.append(pa.array(periods[name].copy()).cast(PERIODS_SCHEMA.field(name).type))
+    return pa.table(arrays, schema=PERIODS_SCHEMA)
 
 
 class PartWriter:

@@ -25,7 +25,7 @@ from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.pipelines import commits
 from atc_backtest.pipelines.commits import SetAside, read_json, write_json
 from atc_backtest.pipelines.hashing import Content, run_hash
-from atc_backtest.pipelines.job import METRICS, SERIES, Job
+from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
 
@@ -96,6 +96,7 @@ def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis
         ],
         "kernel": job.kernel,
         "save": list(job.save),
+        "period": job.period,
         "varying": list(job.varying),
         "versions": dict(versions),
         "schema_version": SCHEMA_VERSION,
@@ -180,7 +181,7 @@ class Run:
     def table(self, dataset: str = METRICS) -> pa.Table:
         """All committed rows of a dataset in memory, sorted by symbol, set, then time."""
         keys = [("symbol", "ascending"), ("param_id", "ascending")]
-        order = {"signals": "ts", "equity": "ts", "trades": "trade_id"}.get(dataset)
+        order = {"signals": "ts", "equity": "ts", "trades": "trade_id", PERIODS: "period_ts"}.get(dataset)
         return self.dataset(dataset).to_table().sort_by([*keys, (order, "ascending")] if order else keys)
 
 
@@ -209,6 +210,7 @@ def job_of(run: Run, kernel: str) -> Job:
         bars_per_year=tuple(one["bars_per_year"] for one in begun["sets"]),
         kernel=kernel,
         save=tuple(begun["save"]),
+        period=begun["period"],
         plan=Plan(**(begun["plan"] | {"partitions": run.partitions})),
     )
 
@@ -261,6 +263,7 @@ def resume_job(job: Job) -> Job:
         "symbols": (begun["symbols"], list(job.symbols)),
         "settings": ([one["digest"] for one in begun["sets"]], [config.digest() for config in job.sets]),
         "saved series": (begun["save"], list(job.save)),
+        "period": (begun["period"], job.period),
         "bars a year": ([one["bars_per_year"] for one in begun["sets"]], list(job.bars_per_year)),
     }
     for name, (then, asked) in now.items():

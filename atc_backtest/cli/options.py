@@ -28,7 +28,8 @@ SlippageBps = Annotated[float | None, typer.Option(help="Slippage per side, basi
 Shorts = Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")]
 EvalStart = Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")]
 Symbols = Annotated[str | None, typer.Option(help="Only these, separated by commas.")]
-Save = Annotated[str | None, typer.Option(help="Series to keep: signals,equity,trades.")]
+Save = Annotated[str | None, typer.Option(help="What to keep: signals,equity,trades,periods.")]
+Period = Annotated[str, typer.Option(help="Of the rows of periods: day, week, month, quarter or year.")]
 MemoryLimit = Annotated[
     str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
 ]
