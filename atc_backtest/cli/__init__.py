@@ -31,6 +31,7 @@ for command in (
     running.backtest,
     sweeping.sweep,
     running.report,
+    sweeping.surface,
     running.verify,
 ):
     app.command()(command)

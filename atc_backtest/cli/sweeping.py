@@ -22,6 +22,7 @@ from atc_backtest.cli.options import (
     Profile,
     Resume,
     Retries,
+    RunFolder,
     Save,
     Scheduler,
     Shorts,
@@ -34,6 +35,7 @@ from atc_backtest.cli.options import (
     pairs,
     run_options,
     setting_flags,
+    words,
 )
 from atc_backtest.cli.running import run_and_show
 
@@ -119,3 +121,38 @@ def sweep(
         return
     sweeps.show_count(found)
     run_and_show(store, folder, found.sets, options, as_json)
+
+
+@guarded
+def surface(
+    run: RunFolder,
+    by: Annotated[str, typer.Option(help="The figure.")] = "sharpe",
+    aggregate: Annotated[
+        str, typer.Option(help="What a set's symbols become: median, mean, q25, q75 or positive.")
+    ] = "median",
+    ascending: Annotated[bool, typer.Option("--ascending", help="The smallest is the best.")] = False,
+    symbols: Symbols = None,
+    x: Annotated[str | None, typer.Option("--x", help="The map's axis across, e.g. lengths.ema.")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="The map's axis down.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random halves of the symbols.")] = 0,
+    limit: Annotated[int, typer.Option(help="Sets to list.")] = 10,
+    as_json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print every set as CSV.")] = False,
+) -> None:
+    """Read a sweep at a glance: the best set, its plateau, the order's stability, a map over two axes."""
+    if as_json and csv:
+        raise typer.BadParameter("give one of --json and --csv")
+    from atc_backtest.display import sweeps, terminal
+    from atc_backtest.pipelines import surface as reading
+    from atc_backtest.pipelines.report import to_csv
+    from atc_backtest.pipelines.runs import open_run
+
+    opened = open_run(run)
+    chosen = None if symbols is None else tuple(words(symbols))
+    found = reading.surface(opened, reading.View(by, aggregate, ascending, chosen, seed))
+    if as_json:
+        terminal.print_json(sweeps.surface_json(opened, found, x, y))
+    elif csv:
+        print(to_csv(reading.set_table(opened, found)), end="")
+    else:
+        sweeps.show_surface(opened, found, x, y, limit)

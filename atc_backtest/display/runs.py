@@ -48,7 +48,7 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         )
         print(f"run: {run.path}")
         print(f"hash: {facts['hash']}")
-        print(f"next: atc-backtest report {run.path}")
+        print(f"next: atc-backtest {'report' if facts['sets'] == 1 else 'surface'} {run.path}")
     if run.state != "complete":
         _show_missing(run)
 
