@@ -69,21 +69,39 @@ class Grid:
 
 
 def grid_of(varying: Mapping[str, Sequence[Any]], n_sets: int) -> Grid:
-    """The axes behind settings that vary (name -> a value per set): those that always change together are one."""
-    alike: dict[tuple[int, ...], list[str]] = {}
+    """The axes behind settings that vary (name -> a value per set): those that always change together are one.
+
+    Where no value is taken twice, as in random draws, that is seen by their order: up and down together.
+    """
+    alike: dict[tuple[Any, ...], list[str]] = {}
     for name, values in varying.items():
-        first: dict[Any, int] = {}
-        alike.setdefault(tuple(first.setdefault(value, len(first)) for value in values), []).append(name)
+        alike.setdefault(_pattern(name, values), []).append(name)
     axes, places = [], np.zeros((n_sets, len(alike)), np.int64)
     for at, names in enumerate(alike.values()):
         column = varying[names[0]]
         distinct = list(dict.fromkeys(column))
-        ordered = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
+        ordered = _are_numbers(distinct)
         distinct = sorted(distinct) if ordered else distinct
         position = {value: i for i, value in enumerate(distinct)}
         places[:, at] = [position[value] for value in column]
         axes.append(Axis(_axis_name(names, varying), tuple(names), tuple(distinct), ordered))
     return Grid(tuple(axes), places)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _pattern(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """The same for settings that change together."""
+    first: dict[Any, int] = {}
+    which = tuple(first.setdefault(value, len(first)) for value in values)
+    if len(first) < len(values):
+        return which
+    if not _are_numbers(values):
+        return (name,)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    return ("order", *min(order, order[::-1]))
 
 
 def _axis_name(names: Sequence[str], varying: Mapping[str, Sequence[Any]]) -> str:
