@@ -29,6 +29,12 @@ SCATTERED = 4
 BLOCK = 512
 """Sets whose distances to all others are held at a time."""
 
+TIED = 10
+"""Significant digits that two figures must share to be the same."""
+
+SMALLEST = 1e-200
+"""Closer to 0 is as good as 0."""
+
 AGGREGATES = ("median", "mean", "q25", "q75", "positive")
 """What many symbols' figures become: one number. `positive` is the share above 0."""
 
@@ -179,6 +185,13 @@ def aggregate(rows: F64, how: str) -> F64:
     return np.asarray(below + (above - below) * (place - low))
 
 
+def significant(values: F64) -> F64:
+    """Rounded to `TIED` significant digits: figures of the same trades are equal, though sums rounded otherwise."""
+    size = np.where(np.isnan(values), 1.0, np.maximum(np.abs(values), SMALLEST))
+    scale = 10.0 ** (TIED - 1 - np.floor(np.log10(size)))
+    return np.asarray(np.round(values * scale) / scale)
+
+
 def ranks(values: F64) -> F64:
     """1 for the smallest; equal values share the mean of theirs. Nothing may be NaN."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -187,11 +200,14 @@ def ranks(values: F64) -> F64:
 
 
 def rank_correlation(one: F64, other: F64) -> float | None:
-    """Spearman's, over the sets that are defined in both; None for fewer than three of them, or where all are equal."""
+    """Spearman's, over the sets that are defined in both; None for fewer than three of them, or where all are equal.
+
+    Values are compared as `significant` has them.
+    """
     both = ~(np.isnan(one) | np.isnan(other))
     if np.sum(both) < 3:
         return None
-    a, b = ranks(one[both]), ranks(other[both])
+    a, b = ranks(significant(one[both])), ranks(significant(other[both]))
     a, b = a - a.mean(), b - b.mean()
     spread = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / spread if spread else None

@@ -33,6 +33,7 @@ from atc_backtest.pipelines.plateau import (
     peak_of,
     plateau,
     rank_correlation,
+    significant,
 )
 from atc_backtest.pipelines.runs import Run
 
@@ -294,6 +295,7 @@ def _by_time(run: Run, view: View, names: Sequence[str], best: int) -> ByTime:
     for sets, periods, halves in _period_figures(run, figure, names, starts):
         each[:, sets] = np.stack([aggregate(rows, view.how) for rows in periods])
         both[:, sets] = np.stack([aggregate(rows, view.how) for rows in halves])
+    each = significant(each)
     following = [rank_correlation(each[at], each[at + 1]) for at in range(len(starts) - 1)]
     known = [value for value in following if value is not None]
     defined = np.flatnonzero(~np.isnan(each[:, best]))

@@ -26,6 +26,7 @@ from atc_backtest.pipelines.plateau import (
     plateau,
     rank_correlation,
     ranks,
+    significant,
 )
 
 NAN = math.nan
@@ -181,6 +182,14 @@ def test_aggregates_are_those_of_pandas(rows: np.ndarray[Any, np.dtype[np.float6
 @given(hnp.arrays(np.float64, st.integers(1, 30), elements=st.integers(-4, 4)))
 def test_ranks_are_those_of_pandas(found: np.ndarray[Any, np.dtype[np.float64]]) -> None:
     np.testing.assert_array_equal(ranks(found), pd.Series(found).rank().to_numpy())
+
+
+@pytest.mark.parametrize("scale", [1e-180, 1e-9, 1.0, 7e12])
+def test_figures_that_differ_in_their_last_bits_are_tied(scale: float) -> None:
+    found = np.array([1.0, 1.0 + 4e-16, 1.0 + 1e-8, -1 / 3, 0.0, NAN]) * scale
+    rounded = significant(found)
+    assert rounded[0] == rounded[1] < rounded[2]
+    np.testing.assert_allclose(rounded, found, rtol=1e-9)
 
 
 @given(

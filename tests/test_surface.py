@@ -20,6 +20,7 @@ from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.metrics import METRIC_COLUMNS
 from atc_backtest.pipelines import surface as surfaces
 from atc_backtest.pipelines.backtest import Options, backtest
+from atc_backtest.pipelines.plateau import significant
 from atc_backtest.pipelines.runs import Run, open_run
 from atc_backtest.pipelines.surface import HALVINGS, Surface, View, set_table, set_values, surface
 from atc_backtest.pipelines.sweep import expand, read_spec
@@ -145,7 +146,13 @@ def medians(frame: pd.DataFrame, by: pd.Series[Any]) -> pd.DataFrame:
         return float((r.mean() - 0.0001) / r.std() * np.sqrt(365.25)) if r.nunique() > 1 else np.nan
 
     each = frame.groupby(["symbol", "param_id", by.rename("span")])["r"].apply(sharpe)
-    return each.groupby(["span", "param_id"]).median().unstack("param_id")
+    return tied(each.groupby(["span", "param_id"]).median().unstack("param_id"))
+
+
+def following(spans: pd.DataFrame) -> float:
+    """Mean rank correlation of one row and the next, over the sets that both have."""
+    pairs = [spans.iloc[at : at + 2].T.dropna().rank() for at in range(len(spans) - 1)]
+    return float(np.mean([pair.iloc[:, 0].corr(pair.iloc[:, 1]) for pair in pairs if len(pair) > 2]))
 
 
 def test_the_order_over_time(run: Run, found: Surface) -> None:
@@ -159,9 +166,7 @@ def test_the_order_over_time(run: Run, found: Surface) -> None:
     assert peak is not None
     assert (time.figure, time.period, time.periods) == ("sharpe", "quarter", len(names))
     assert time.halves == pytest.approx(halves.loc[False].rank().corr(halves.loc[True].rank()), abs=1e-9)
-    pairs = [quarters.iloc[at : at + 2].T.dropna().rank() for at in range(len(names) - 1)]
-    following = [pair.iloc[:, 0].corr(pair.iloc[:, 1]) for pair in pairs if len(pair) > 2]
-    assert time.consecutive == pytest.approx(np.mean(following), abs=1e-9)
+    assert time.consecutive == pytest.approx(following(quarters), abs=1e-9)
     beaten = (quarters.gt(quarters[peak.best], axis=0)).sum(axis=1) / quarters.count(axis=1)
     assert time.best_in_top_decile == pytest.approx((beaten < 0.1).mean())
 
@@ -173,8 +178,7 @@ def test_the_order_over_time_of_returns(run: Run) -> None:
     frame = returns(run)
     names = sorted(frame["quarter"].unique())
     quarters = grown(frame, frame["quarter"])
-    following = [quarters.iloc[at].rank().corr(quarters.iloc[at + 1].rank()) for at in range(len(names) - 1)]
-    assert view.by_time.consecutive == pytest.approx(np.mean(following), abs=1e-12)
+    assert view.by_time.consecutive == pytest.approx(following(quarters), abs=1e-12)
     halves = grown(frame, frame["quarter"] >= names[len(names) // 2])
     assert view.by_time.halves == pytest.approx(halves.iloc[0].rank().corr(halves.iloc[1].rank()), abs=1e-12)
 
@@ -183,7 +187,11 @@ def grown(frame: pd.DataFrame, by: pd.Series[Any]) -> pd.DataFrame:
     """Median return over the symbols: a row per value of `by`, a column per set."""
     ends = frame.groupby(["symbol", "param_id", by.rename("span")])["equity"].last()
     starts = ends.groupby(["symbol", "param_id"]).shift(1).fillna(10_000.0)
-    return (ends / starts - 1).groupby(["span", "param_id"]).median().unstack("param_id")
+    return tied((ends / starts - 1).groupby(["span", "param_id"]).median().unstack("param_id"))
+
+
+def tied(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(significant(frame.to_numpy()), frame.index, frame.columns)
 
 
 def same(one: Surface, other: Surface) -> bool:
