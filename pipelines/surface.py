@@ -186,12 +186,17 @@ def set_table(run: Run, found: Surface) -> pa.Table:
     return pa.table(columns | {name: pa.array(values[order], from_pandas=True) for name, values in arrays.items()})
 
 
-def _chosen(run: Run, view: View) -> tuple[str, ...]:
-    """The symbols to look at, by name."""
+def check_view(view: View) -> None:
+    """`ConfigError` for an unknown figure or aggregate."""
     if view.by not in FIGURES:
         raise ConfigError(f"--by {view.by!r} is not a figure: choose from {', '.join(FIGURES)}.")
     if view.how not in AGGREGATES:
         raise ConfigError(f"--aggregate {view.how!r} is not known: choose from {', '.join(AGGREGATES)}.")
+
+
+def _chosen(run: Run, view: View) -> tuple[str, ...]:
+    """The symbols to look at, by name."""
+    check_view(view)
     if not run.done:
         raise StoreError(f"{run.path} has nothing committed yet: let the run go on.")
     stored = run.manifest["symbols"]

@@ -51,6 +51,7 @@ DOORS = {
     "typer": tuple(
         f"atc_backtest.cli{name}" for name in ("", ".options", ".prices", ".running", ".store", ".sweeping")
     ),
+    "optuna": ("atc_backtest.pipelines.search",),
     "rich": ("atc_backtest.display.terminal",),
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),

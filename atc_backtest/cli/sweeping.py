@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atc_backtest.cli.guard import guarded
+from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, guarded
 from atc_backtest.cli.options import (
     Config,
     EvalStart,
@@ -39,6 +40,18 @@ from atc_backtest.cli.options import (
 )
 from atc_backtest.cli.running import run_and_show
 
+if TYPE_CHECKING:
+    from atc_backtest.config import RunConfig
+    from atc_backtest.pipelines.backtest import Options
+    from atc_backtest.pipelines.search import Goal
+    from atc_backtest.pipelines.sweep import Spec
+
+By = Annotated[str, typer.Option(help="The figure by which sets are judged.")]
+Aggregate = Annotated[
+    str, typer.Option(help="What a set's symbols become: median, mean, q25, q75 or positive (the share above 0).")
+]
+Ascending = Annotated[bool, typer.Option("--ascending", help="The smallest is the best.")]
+
 
 @guarded
 def sweep(
@@ -56,6 +69,14 @@ def sweep(
     spec: Annotated[
         Path | None, typer.Option(help="TOML with [sweep], where it is not in --config; --set lies over it.")
     ] = None,
+    search: Annotated[
+        str | None, typer.Option(help="optuna: let it choose the sets, block by block, by what came of earlier ones.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Of a search: sets to try.")] = 100,
+    block: Annotated[int, typer.Option(help="Of a search: sets that are tried at a time.")] = 16,
+    by: By = "sharpe",
+    aggregate: Aggregate = "median",
+    ascending: Ascending = False,
     random: Annotated[int | None, typer.Option(help="So many draws instead of every combination.")] = None,
     seed: Annotated[int | None, typer.Option(help="Which draws. Default: 0.")] = None,
     skip_invalid: Annotated[
@@ -96,10 +117,14 @@ def sweep(
         profile=profile, fill=fill, fee_bps=fee_bps, slippage_bps=slippage_bps, shorts=shorts, eval_start=eval_start
     )
     asked = read_spec(table, pairs("--set", axes or []), random, seed)
-    found = expand(asked, resolve(base, flags), skip_invalid)
+    around = resolve(base, flags)
+    if search not in (None, "optuna"):
+        raise typer.BadParameter(f"--search {search!r}: optuna is the one there is")
 
     from atc_backtest.display import sweeps
     from atc_backtest.pipelines import backtest as running
+    from atc_backtest.pipelines.search import Goal
+    from atc_backtest.pipelines.surface import View
     from atc_backtest.stores.opening import stem
 
     options = run_options(
@@ -115,7 +140,16 @@ def sweep(
         overwrite=overwrite,
         resume=resume,
     )
-    folder = Path("runs") / f"{stem(store)}-sweep" if out is None else out
+    folder = Path("runs") / f"{stem(store)}-{'search' if search else 'sweep'}" if out is None else out
+    if search is not None:
+        goal = Goal(trials, block, View(by, aggregate, ascending), skip_invalid)
+        if plan:
+            one = expand(replace(asked, random=block), around, skip_invalid=True)
+            sweeps.show_search_plan(goal, one, running.prepare(store, folder, one.sets, options), as_json)
+            return
+        _search_and_show(store, folder, around, asked, goal, options, as_json)
+        return
+    found = expand(asked, around, skip_invalid)
     if plan:
         sweeps.show_plan(found, running.prepare(store, folder, found.sets, options), as_json)
         return
@@ -123,14 +157,30 @@ def sweep(
     run_and_show(store, folder, found.sets, options, as_json)
 
 
+def _search_and_show(
+    store: str, folder: Path, around: RunConfig, asked: Spec, goal: Goal, options: Options, as_json: bool
+) -> None:
+    """A search with its progress, what came of it, and the exit code that says whether it is whole."""
+    from atc_backtest.display import runs, sweeps, terminal
+    from atc_backtest.pipelines.search import search
+
+    try:
+        with terminal.counting_progress("searching", "trials") as show:
+            found = search(store, folder, around, asked, goal, options, show)
+    except KeyboardInterrupt:
+        runs.show_interrupted(folder)
+        raise typer.Exit(INTERRUPTED) from None
+    sweeps.show_search(found, as_json)
+    if found.run is None:
+        raise typer.Exit(PARTIAL)
+
+
 @guarded
 def surface(
     run: RunFolder,
-    by: Annotated[str, typer.Option(help="The figure.")] = "sharpe",
-    aggregate: Annotated[
-        str, typer.Option(help="What a set's symbols become: median, mean, q25, q75 or positive.")
-    ] = "median",
-    ascending: Annotated[bool, typer.Option("--ascending", help="The smallest is the best.")] = False,
+    by: By = "sharpe",
+    aggregate: Aggregate = "median",
+    ascending: Ascending = False,
     symbols: Symbols = None,
     x: Annotated[str | None, typer.Option("--x", help="The map's axis across, e.g. lengths.ema.")] = None,
     y: Annotated[str | None, typer.Option("--y", help="The map's axis down.")] = None,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.job import Job
     from atc_backtest.pipelines.plateau import Grid
     from atc_backtest.pipelines.runs import Run
+    from atc_backtest.pipelines.search import Goal, Search
     from atc_backtest.pipelines.surface import Surface
     from atc_backtest.pipelines.sweep import Sweep
 
@@ -44,6 +45,39 @@ def show_plan(sweep: Sweep, job: Job, as_json: bool) -> None:
         return
     print(counted(sweep))
     runs.show_plan(job, as_json)
+
+
+def show_search_plan(goal: Goal, one: Sweep, job: Job, as_json: bool) -> None:
+    """What a search would be: one block, of draws in the place of proposals, and how many of them."""
+    blocks = math.ceil(goal.trials / goal.block)
+    if as_json:
+        print_json({"trials": goal.trials, "blocks": blocks, "block": asdict(job.plan)})
+        return
+    print(f"{goal.trials:,} trials in {blocks:,} blocks of {goal.block:,}, each a run like this one:")
+    show_plan(one, job, as_json)
+
+
+def show_search(found: Search, as_json: bool) -> None:
+    """How a search ended: its best trial, and the run with every set; or the block that is partial, to stderr."""
+    best = None if found.best is None else found.trials[found.best]
+    distinct = len({trial.config for trial in found.trials if trial.config is not None})
+    failed = sum(trial.value is None for trial in found.trials)
+    if as_json:
+        facts = {"search": str(found.path), "trials": len(found.trials), "sets": distinct, "failed": failed}
+        facts |= {
+            "best": None if best is None else {"trial": found.best, "value": best.value, "settings": best.settings}
+        }
+        print_json(facts | {"run": None if found.run is None else str(found.run.path)})
+    else:
+        print(f"{len(found.trials):,} trials, {distinct:,} different sets, {failed:,} without a value")
+        if best is not None:
+            varied = ", ".join(f"{name}={value}" for name, value in best.settings.items())
+            print(f"best: trial {found.best}, {_number(best.value)} ({varied})")
+        if found.run is not None:
+            print(f"run: {found.run.path}")
+            print(f"next: atc-backtest surface {found.run.path}")
+    if found.blocked is not None:
+        runs.show_missing(found.blocked)
 
 
 def show_surface(run: Run, found: Surface, x: str | None, y: str | None, limit: int) -> None:
