@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atc_backtest import execution, jit, periods
+from atc_backtest import execution, jit, periods, sums
 from atc_backtest.accounts import ACCOUNT, F64, I8, I64, TRADE, Rules, Saved
 from atc_backtest.config import RunConfig
 from atc_backtest.execution import advance_bars
@@ -213,4 +213,18 @@ def compiled() -> Callable[..., tuple[int, int, int]]:
     execution.jitable()
     for part in (_turn, begin_period, end_period, add_returns):
         register_jitable(part)
-    return jit.compiled(advance_rows, [signature], sources=[execution, periods])
+    return jit.compiled(advance_rows, [signature], sources=[execution, *execution.PARTS, periods], allocates=False)
+
+
+@cache
+def compiled_sums() -> Callable[..., None]:
+    """`sums.sum_bars` alone as machine code: for an equity that is no account's, such as a portfolio's."""
+    import numba
+
+    typeof: Any = numba.typeof
+    series = numba.types.Array(numba.float64, 1, "C", readonly=True)
+    times = numba.types.Array(numba.int64, 1, "C", readonly=True)
+    rules = typeof(Rules.of(RunConfig(), 0, has_open=True))
+    signature = numba.void(typeof(np.zeros(1, ACCOUNT)[0]), rules, times, series, series, numba.int64, numba.int64)
+    execution.jitable()
+    return jit.compiled(sums.sum_bars, [signature], allocates=False)

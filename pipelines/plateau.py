@@ -10,6 +10,7 @@ nearest, each axis measured by the rank of its value among all values, from 0 to
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,12 +40,15 @@ AGGREGATES = ("median", "mean", "q25", "q75", "positive")
 """What many symbols' figures become: one number. `positive` is the share above 0."""
 
 
+_DISTANCE = re.compile(r"([\d.eE+-]+)(%|atr|[mhd])")
+
+
 @dataclass(frozen=True)
 class Axis:
     """A setting that varies, or several that vary as one.
 
     `name`: that of the first of `settings`, or `lengths` where all six families have one length. `values`: distinct;
-    ascending where `ordered`, which numbers are and words and switches are not.
+    ascending where `ordered`, which numbers and distances are and words and switches are not.
     """
 
     name: str
@@ -86,16 +90,29 @@ def grid_of(varying: Mapping[str, Sequence[Any]], n_sets: int) -> Grid:
     for at, names in enumerate(alike.values()):
         column = varying[names[0]]
         distinct = list(dict.fromkeys(column))
-        ordered = _are_numbers(distinct)
-        distinct = sorted(distinct) if ordered else distinct
+        sizes = _sizes(distinct)
+        ordered = sizes is not None
+        distinct = distinct if sizes is None else [value for _, value in sorted(zip(sizes, distinct, strict=True))]
         position = {value: i for i, value in enumerate(distinct)}
         places[:, at] = [position[value] for value in column]
         axes.append(Axis(_axis_name(names, varying), tuple(names), tuple(distinct), ordered))
     return Grid(tuple(axes), places)
 
 
-def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+def _sizes(values: Sequence[Any]) -> list[float] | None:
+    """What orders the values of a setting: numbers, or distances of one unit (`2%`, `1.5atr`); None: nothing does.
+
+    A value that is not set, such as no stop and a growth that never ends, is beyond all others.
+    """
+    units: set[str | None] = set()
+    sizes: list[float] = []
+    for value in values:
+        found = _DISTANCE.fullmatch(value) if isinstance(value, str) else None
+        if value is not None and found is None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            return None
+        units |= {None} if value is None else {found[2] if found else ""}
+        sizes.append(math.inf if value is None else float(found[1] if found else value))
+    return sizes if len(units - {None}) == 1 else None
 
 
 def _pattern(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
@@ -104,9 +121,10 @@ def _pattern(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
     which = tuple(first.setdefault(value, len(first)) for value in values)
     if len(first) < len(values):
         return which
-    if not _are_numbers(values):
+    sizes = _sizes(values)
+    if sizes is None:
         return (name,)
-    order = sorted(range(len(values)), key=values.__getitem__)
+    order = sorted(range(len(values)), key=sizes.__getitem__)
     return ("order", *min(order, order[::-1]))
 
 

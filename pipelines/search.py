@@ -19,7 +19,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError, StoreError, UnavailableError
 from atc_backtest.metrics import METRIC_COLUMNS
+from atc_backtest.pipelines.axes import MAX_SETS, Axis, Choice, Span, Steps, Value
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.commits import read_json, records, write_json
 from atc_backtest.pipelines.job import METRICS, Job
@@ -36,7 +37,7 @@ from atc_backtest.pipelines.parts import PartWriter, commit_parts, schema_of
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.runs import MANIFEST, Basis, Run, create_run, job_of, open_run
 from atc_backtest.pipelines.surface import View, check_view, set_values
-from atc_backtest.pipelines.sweep import MAX_SETS, Axis, Choice, Span, Spec, Steps, Value, laid_over, rounded
+from atc_backtest.pipelines.sweep import Spec, laid_over
 from atc_backtest.stores.opening import open_store
 
 SEARCH = "search.json"
@@ -157,6 +158,7 @@ def _facts(store: str | Path, base: RunConfig, spec: Spec, goal: Goal, options: 
         "symbols": options.symbols,
         "save": options.save,
         "period": options.period,
+        "costs": options.costs,
     }
     as_written: dict[str, Any] = json.loads(json.dumps(facts))
     return as_written
@@ -291,7 +293,7 @@ def _settings(spec: Spec, params: Params) -> dict[str, Value]:
 def _value(axis: Axis, proposed: float) -> Value:
     if isinstance(axis, Choice | Steps):
         return axis.value(int(proposed))
-    return int(proposed) if axis.integer else min(max(rounded(proposed), axis.low), axis.high)
+    return axis.value(proposed)
 
 
 def _config_of(base: RunConfig, spec: Spec, goal: Goal, params: Params) -> RunConfig | None:
@@ -328,7 +330,8 @@ def _merged(out: Path, n_blocks: int) -> Run:
         bars_per_year=tuple(bars for job in jobs for bars in job.bars_per_year),
         plan=replace(jobs[0].plan, partitions=tuple(partitions)),
     )
-    bases = [Basis(one["calendar"], one["fill"]) for block in blocks for one in block.manifest["sets"]]
+    known = [each.name for each in fields(Basis)]
+    bases = [Basis(**{name: one[name] for name in known}) for block in blocks for one in block.manifest["sets"]]
     create_run(whole, blocks[0].manifest["versions"], bases, overwrite=True)
     index = 0
     for block, start in zip(blocks, firsts, strict=True):

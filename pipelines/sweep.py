@@ -1,26 +1,14 @@
 """Sweeps: grids, lists and random samples over every setting, in; parameter sets, out. Pure, and counted first.
 
-What an axis may be, as a flag's or a TOML file's text:
-
-| text | is |
-|---|---|
-| `14:56:7` | 14, 21, ... as long as it is not past 56; decimals are exact: `0.1:0.3:0.1` ends with 0.3 |
-| `0.05,0.1,0.2`, `enhance,pine` | these values |
-| `14:56` | a range to draw from; of integers, in a grid, each of them |
-| `0.001:1:log` | a range to draw from, evenly by its logarithm |
-
-An axis is any setting (`config.SECTION_OF`), or `lengths` or `weights`: all six families alike.
+An axis is any setting (`config.SECTION_OF`), or `lengths` or `weights`: all six families alike. What it takes is
+said as in `axes`.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
 from itertools import product
 from random import Random
 from typing import Any
@@ -28,95 +16,10 @@ from typing import Any
 from atc_backtest.config import FAMILIES, SECTION_OF, RunConfig, flatten, from_dict
 from atc_backtest.errors import ConfigError
 from atc_backtest.kernels.protocol import StreamKey
-
-Value = bool | int | float | str
-
-MAX_SETS = 20_000
-"""A run's manifest names every set, and every worker reads it: more belong into several runs."""
-
-DIGITS = 6
-"""Significant ones of a number that is drawn, so that it can be read and typed."""
-
-MAX_EXPONENT = 300
-"""Decimals of more digits would take memory to count."""
+from atc_backtest.pipelines.axes import MAX_SETS, Axis, Value, axis_of, discrete, parse_axis, value_of
 
 GROUPS = tuple(dict.fromkeys(name.split(".")[0] for name in SECTION_OF if "." in name))
 """`lengths`, `weights`: names that stand for a value in each family."""
-
-REAL = frozenset(
-    part
-    for section in RunConfig().to_dict().values()
-    for name, value in flatten(section)
-    if isinstance(value, float)
-    for part in (name, name.split(".")[0])
-)
-"""Settings that are no integers: a range of theirs is never drawn as such."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The values of an axis, one by one."""
-
-    values: tuple[Value, ...]
-
-    @property
-    def size(self) -> int:
-        return len(self.values)
-
-    def value(self, index: int) -> Value:
-        return self.values[index]
-
-    def draw(self, u: float) -> Value:
-        """One of them; `u` is uniform in [0, 1)."""
-        return self.values[int(u * self.size)]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Every number from `low` to `high` in `step`s, exact as decimals; never more than one is made at a time."""
-
-    low: Decimal
-    high: Decimal
-    step: Decimal
-    integer: bool
-
-    @property
-    def size(self) -> int:
-        return (Fraction(self.high) - Fraction(self.low)) // Fraction(self.step) + 1
-
-    def value(self, index: int) -> Value:
-        number = self.low + index * self.step
-        return int(number) if self.integer else float(number)
-
-    def draw(self, u: float) -> Value:
-        """One of them; `u` is uniform in [0, 1)."""
-        return self.value(int(u * self.size))
-
-
-@dataclass(frozen=True)
-class Span:
-    """A range to draw from, ends included; evenly, or with `log` evenly by its logarithm."""
-
-    low: float
-    high: float
-    integer: bool
-    log: bool
-
-    def draw(self, u: float) -> Value:
-        """A number within; `u` is uniform in [0, 1). Floats have `DIGITS` significant digits."""
-        low, high = self.low, self.high + (1 if self.integer else 0)
-        x = low * math.exp(u * math.log(high / low)) if self.log else low + u * (high - low)
-        if self.integer:
-            return int(min(max(math.floor(x), self.low), self.high))
-        return min(max(rounded(x), self.low), self.high)
-
-
-Axis = Choice | Steps | Span
-
-
-def rounded(x: float) -> float:
-    """`x` in `DIGITS` significant digits: the same on every machine, whatever its last bits were."""
-    return float(f"{x:.{DIGITS}g}")
 
 
 @dataclass(frozen=True)
@@ -136,7 +39,7 @@ class Spec:
         """How many are asked for, counted without making any."""
         if self.random is not None:
             return self.random
-        sizes = [_discrete(name, axis).size for name, axis in self.axes.items()]
+        sizes = [discrete(name, axis).size for name, axis in self.axes.items()]
         return math.prod(sizes) * max(1, len(self.listed))
 
 
@@ -231,7 +134,7 @@ def _together(sets: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
 
 
 def _grid(spec: Spec) -> Iterator[dict[str, Value]]:
-    axes = [_discrete(name, axis) for name, axis in spec.axes.items()]
+    axes = [discrete(name, axis) for name, axis in spec.axes.items()]
     for together in spec.listed or ({},):
         for values in product(*([axis.value(i) for i in range(axis.size)] for axis in axes)):
             yield {**together, **dict(zip(spec.axes, values, strict=True))}
@@ -243,18 +146,6 @@ def _drawn(spec: Spec) -> Iterator[dict[str, Value]]:
     for _ in range(spec.random or 0):
         together = spec.listed[int(rng.random() * len(spec.listed))] if spec.listed else {}
         yield {**together, **{name: axis.draw(rng.random()) for name, axis in spec.axes.items()}}
-
-
-def _discrete(name: str, axis: Axis) -> Choice | Steps:
-    """What a grid makes of an axis: a range of integers is each of them."""
-    if not isinstance(axis, Span):
-        return axis
-    if axis.integer and not axis.log:
-        return Steps(Decimal(axis.low), Decimal(axis.high), Decimal(1), integer=True)
-    raise ConfigError(
-        f"{name} is a range without a step, of which only a sample can be taken: "
-        "write from:to:step, or add --random N or --search optuna."
-    )
 
 
 # Reading
@@ -272,9 +163,9 @@ def read_spec(
         raise ConfigError(f"sweep.grid = {grid!r} must be a table of axes, [sweep.grid].")
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
         raise ConfigError("sweep.sets must be a list of tables, [[sweep.sets]].")
-    axes = {name: _axis_of(name, value) for name, value in flatten(grid)}
+    axes = {name: axis_of(name, value) for name, value in flatten(grid)}
     axes |= {name: parse_axis(name, text) for name, text in flags.items()}
-    together = tuple({name: _value_of(name, value) for name, value in flatten(one)} for one in listed)
+    together = tuple({name: value_of(name, value) for name, value in flatten(one)} for one in listed)
     _check_names(axes, together)
     return Spec(
         axes,
@@ -301,81 +192,3 @@ def _whole(name: str, value: Any, low: int) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= low):
         return value
     raise ConfigError(f"{name} = {value!r} is not allowed: an integer >= {low}.")
-
-
-def _axis_of(name: str, value: Any) -> Axis:
-    """An axis as TOML has it: text as on the command line, a list, or one value."""
-    if isinstance(value, str):
-        return parse_axis(name, value)
-    values = value if isinstance(value, list) else [value]
-    if not values:
-        raise ConfigError(f"{name} = []: an axis needs a value.")
-    return _choice(_value_of(name, one) for one in values)
-
-
-def _choice(values: Iterable[Value]) -> Choice:
-    """Each once; true and 1 are two."""
-    return Choice(tuple({(type(value), value): value for value in values}.values()))
-
-
-def _value_of(name: str, value: Any) -> Value:
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, bool | int | float | str):
-        return value
-    raise ConfigError(f"{name} = {value!r} must be a number, true or false, or a word.")
-
-
-def parse_axis(name: str, text: str) -> Axis:
-    """The axis that `text` describes; see the top. `ConfigError` when a range is empty, endless or of no direction."""
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise ConfigError(f"{name} = {text!r}: write values separated by commas, or from:to:step.")
-    parts = [_range(name, item) for item in items]
-    if len(items) == 1 and parts[0] is not None:
-        return parts[0]
-    values: list[Value] = []
-    for item, part in zip(items, parts, strict=True):
-        if isinstance(part, Span):
-            raise ConfigError(f"{name} = {text!r}: a range among values needs a step, from:to:step.")
-        if part is None:
-            values.append(_parsed(name, item))
-        elif part.size > MAX_SETS:
-            raise ConfigError(f"{name} = {item!r} has {part.size:,} values, at most {MAX_SETS:,}: take larger steps.")
-        else:
-            values += [part.value(i) for i in range(part.size)]
-    return _choice(values)
-
-
-def _parsed(name: str, text: str) -> Value:
-    """A value as TOML has it, else a word."""
-    try:
-        return _value_of(name, tomllib.loads(f"value = {text}")["value"])
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _range(name: str, text: str) -> Steps | Span | None:
-    """from:to, from:to:step or from:to:log; None for anything else, such as a time of day."""
-    low_text, *rest = text.split(":")
-    if len(rest) not in (1, 2):
-        return None
-    log = rest[1:] == ["log"]
-    try:
-        numbers = [Decimal(part) for part in (low_text, *(rest[:1] if log else rest))]
-    except InvalidOperation:
-        return None
-    if not all(number.is_finite() and abs(number.adjusted()) < MAX_EXPONENT for number in numbers):
-        raise ConfigError(f"{name} = {text!r}: a range needs finite ends, and numbers that float64 has.")
-    low, high = numbers[:2]
-    integer = all(number.as_tuple().exponent == 0 for number in numbers)
-    if high < low:
-        raise ConfigError(f"{name} = {text!r}: an empty range, for {high} is less than {low}.")
-    if log and low <= 0:
-        raise ConfigError(f"{name} = {text!r}: a range by its logarithm begins above 0.")
-    if len(numbers) == 2:
-        integer &= name not in REAL
-        return Span(int(low), int(high), True, log) if integer else Span(float(low), float(high), False, log)
-    if numbers[2] <= 0:
-        raise ConfigError(f"{name} = {text!r}: the step must be above 0.")
-    return Steps(low, high, numbers[2], integer)

@@ -51,13 +51,19 @@ def test_axes_are_what_varies_and_what_varies_together_is_one() -> None:
         grid.axis("decay")
 
 
-def test_numbers_have_an_order_and_words_and_switches_and_none_have_not() -> None:
-    grid = grid_of({"a": ["x", "b", "x"], "b": [True, False, True], "c": [3, 1, 2], "d": [None, 5, 7]}, 3)
+def test_numbers_have_an_order_and_words_and_switches_have_not() -> None:
+    grid = grid_of({"a": ["x", "b", "x"], "b": [True, False, True], "c": [3, 1, 2], "d": ["1%", "2atr", "2h"]}, 3)
     assert [axis.ordered for axis in grid.axes] == [False, True, False]
     assert [axis.name for axis in grid.axes] == ["a", "c", "d"]
     assert grid.axes[0].settings == ("a", "b")  # both change alike
     assert grid.axes[0].values == ("x", "b")
-    assert grid.axes[2].values == (None, 5, 7)
+
+
+def test_distances_have_an_order_and_what_is_not_set_is_beyond_them() -> None:
+    varying = {"stop_loss": ["10%", None, "2%", "2%"], "growth_horizon": [None, 50, None, 9]}
+    axes = grid_of(varying, 4).axes
+    assert [axis.values for axis in axes] == [("2%", "10%", None), (9, 50, None)]
+    assert all(axis.ordered for axis in axes)
 
 
 def test_draws_that_never_repeat_are_axes_of_their_own_unless_they_rise_and_fall_together() -> None:

@@ -13,20 +13,9 @@ from hypothesis import strategies as st
 from atc_backtest.config import FAMILIES, AtcConfig, ExecutionConfig, RunConfig, parse_toml
 from atc_backtest.errors import ConfigError
 from atc_backtest.kernels.protocol import StreamKey
+from atc_backtest.pipelines.axes import MAX_SETS, REAL, Choice, Span, Steps, parse_axis
 from atc_backtest.pipelines.job import settings_of
-from atc_backtest.pipelines.sweep import (
-    MAX_SETS,
-    REAL,
-    Choice,
-    Span,
-    Spec,
-    Steps,
-    Sweep,
-    expand,
-    laid_over,
-    parse_axis,
-    read_spec,
-)
+from atc_backtest.pipelines.sweep import Spec, Sweep, expand, laid_over, read_spec
 
 BASE = RunConfig(execution=ExecutionConfig(fee_bps=3))
 
@@ -90,6 +79,11 @@ def test_all_families_together_and_one_apart() -> None:
         ("true,false", [True, False]),
         ("none,100", ["none", 100]),
         ("1,true", [1, True]),
+        ("none, 1%:2%:0.5%", ["none", "1.0%", "1.5%", "2.0%"]),
+        ("1ATR:3atr:1atr", ["1atr", "2atr", "3atr"]),
+        ("8h:24h:8h", ["8h", "16h", "24h"]),
+        ("1%:2atr:1", ["1%:2atr:1"]),
+        ("0:inf:1", ["0:inf:1"]),
         ("2024-01-31", ["2024-01-31"]),
         ("2024-01-31T09:30:00+00:00", ["2024-01-31T09:30:00+00:00"]),
     ],
@@ -115,9 +109,8 @@ def test_steps_are_the_decimals_that_people_would_write(low: int, step: int, mor
         ("lambda", "1:3:0", "the step must be above 0"),
         ("lambda", "1:3:-1", "the step must be above 0"),
         ("lambda", "0:1:log", "begins above 0"),
-        ("lambda", "0:inf:1", "finite ends"),
-        ("lambda", "0:1e999999999:1", "finite ends"),
-        ("lambda", "0:1:1e-999999999", "finite ends"),
+        ("lambda", "0:1e999999999:1", "numbers that float64 has"),
+        ("lambda", "0:1:1e-999999999", "numbers that float64 has"),
         ("lambda", "1,,2", "separated by commas"),
         ("lambda", "0.1,1:2", "needs a step"),
         ("lambda", "0,1:900000:1", "900,000 values, at most"),
@@ -266,6 +259,16 @@ def test_a_range_without_steps_needs_a_sample_unless_it_is_of_integers() -> None
     assert taken(sweep({"cutout": "3:6"}), "cutout") == [(3,), (4,), (5,), (6,)]
     with pytest.raises(ConfigError, match=r"lambda is a range without a step.*from:to:step, or add --random N"):
         sweep({"lambda": "0.1:0.5"})
+
+
+def test_stops_are_axes_like_any_other() -> None:
+    found = sweep({"stop_loss": "none,2%:4%:1%", "trailing_stop": "1.5atr,3atr"})
+    expected = itertools.product((None, "2%", "3%", "4%"), ("1.5atr", "3atr"))
+    assert taken(found, "stop_loss", "trailing_stop") == list(expected)
+    drawn = sweep({"stop_loss": "1%:10%", "take_profit": "0.1atr:9atr:log"}, random=20)
+    for stop, profit in taken(drawn, "stop_loss", "take_profit"):
+        assert 1 <= float(str(stop).removesuffix("%")) <= 10
+        assert 0.1 <= float(str(profit).removesuffix("atr")) <= 9
 
 
 def test_counting_makes_nothing() -> None:

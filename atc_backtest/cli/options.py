@@ -26,7 +26,12 @@ Fill = Annotated[str | None, typer.Option(help="auto, next_open, next_close or c
 FeeBps = Annotated[float | None, typer.Option(help="Fee per side, basis points of traded value.")]
 SlippageBps = Annotated[float | None, typer.Option(help="Slippage per side, basis points.")]
 Shorts = Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")]
+Longs = Annotated[bool | None, typer.Option("--longs/--no-longs", help="Hold long positions (default).")]
+Costs = Annotated[
+    Path | None, typer.Option(help="CSV of single symbols' costs: symbol,fee_bps,slippage_bps,funding_bps.")
+]
 EvalStart = Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")]
+EvalEnd = Annotated[str | None, typer.Option(help="First bar that counts no more, ISO date.")]
 Symbols = Annotated[str | None, typer.Option(help="Only these, separated by commas.")]
 Save = Annotated[str | None, typer.Option(help="What to keep: signals,equity,trades,periods.")]
 Period = Annotated[str, typer.Option(help="Of the rows of periods: day, week, month, quarter or year.")]
@@ -60,14 +65,18 @@ def setting_flags(**named: Any) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in named.items() if value is not None}
 
 
-def run_options(symbols: str | None, save: str | None, memory_limit: str | None, **others: Any) -> Options:
-    """`Options` of what the command line says: three of them are texts, `others` are taken as they are."""
+def run_options(
+    symbols: str | None, save: str | None, memory_limit: str | None, costs: Path | None, **others: Any
+) -> Options:
+    """`Options` of what the command line says: three texts and a file are read, `others` are taken as they are."""
     from atc_backtest.pipelines.backtest import Options
     from atc_backtest.pipelines.plan import parse_bytes
+    from atc_backtest.symbol_costs import read_costs
 
     return Options(
         symbols=None if symbols is None else tuple(words(symbols)),
         save=tuple(words(save or "")),
         memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+        costs=() if costs is None else read_costs(costs),
         **others,
     )

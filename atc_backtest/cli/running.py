@@ -11,11 +11,14 @@ import typer
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, REFUSED, guarded
 from atc_backtest.cli.options import (
     Config,
+    Costs,
+    EvalEnd,
     EvalStart,
     FeeBps,
     Fill,
     Json,
     Kernel,
+    Longs,
     MemoryLimit,
     Out,
     Overwrite,
@@ -57,7 +60,10 @@ def backtest(
     fee_bps: FeeBps = None,
     slippage_bps: SlippageBps = None,
     shorts: Shorts = None,
+    longs: Longs = None,
+    costs: Costs = None,
     eval_start: EvalStart = None,
+    eval_end: EvalEnd = None,
     symbols: Symbols = None,
     save: Save = None,
     period: Period = "month",
@@ -79,7 +85,14 @@ def backtest(
     from atc_backtest.config import resolve
 
     flags = setting_flags(
-        profile=profile, fill=fill, fee_bps=fee_bps, slippage_bps=slippage_bps, shorts=shorts, eval_start=eval_start
+        profile=profile,
+        fill=fill,
+        fee_bps=fee_bps,
+        slippage_bps=slippage_bps,
+        shorts=shorts,
+        longs=longs,
+        eval_start=eval_start,
+        eval_end=eval_end,
     )
     run_config = resolve(config, flags | pairs("--set", settings or []))
     if show_config:
@@ -94,6 +107,7 @@ def backtest(
         symbols,
         save,
         memory_limit,
+        costs,
         kernel=kernel,
         period=period,
         workers=workers,

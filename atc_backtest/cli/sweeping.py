@@ -11,11 +11,14 @@ import typer
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, guarded
 from atc_backtest.cli.options import (
     Config,
+    Costs,
+    EvalEnd,
     EvalStart,
     FeeBps,
     Fill,
     Json,
     Kernel,
+    Longs,
     MemoryLimit,
     Out,
     Overwrite,
@@ -87,7 +90,10 @@ def sweep(
     fee_bps: FeeBps = None,
     slippage_bps: SlippageBps = None,
     shorts: Shorts = None,
+    longs: Longs = None,
+    costs: Costs = None,
     eval_start: EvalStart = None,
+    eval_end: EvalEnd = None,
     symbols: Symbols = None,
     save: Save = None,
     period: Period = "month",
@@ -114,7 +120,14 @@ def sweep(
     if spec is not None:
         table = read_toml(spec).get("sweep", {})
     flags = setting_flags(
-        profile=profile, fill=fill, fee_bps=fee_bps, slippage_bps=slippage_bps, shorts=shorts, eval_start=eval_start
+        profile=profile,
+        fill=fill,
+        fee_bps=fee_bps,
+        slippage_bps=slippage_bps,
+        shorts=shorts,
+        longs=longs,
+        eval_start=eval_start,
+        eval_end=eval_end,
     )
     asked = read_spec(table, pairs("--set", axes or []), random, seed)
     around = resolve(base, flags)
@@ -131,6 +144,7 @@ def sweep(
         symbols,
         save,
         memory_limit,
+        costs,
         period=period,
         kernel=kernel,
         workers=workers,
