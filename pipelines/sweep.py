@@ -155,6 +155,8 @@ def read_spec(
     table: Mapping[str, Any], flags: Mapping[str, str], random: int | None = None, seed: int | None = None
 ) -> Spec:
     """A `[sweep]` table (grid, sets, random, seed) and what flags lay over it. `ConfigError` says what is off."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"sweep = {table!r} must be a table, [sweep].")
     unknown = set(table) - {"grid", "sets", "random", "seed"}
     if unknown:
         raise ConfigError(f"[sweep] has no {', '.join(sorted(unknown))}: it has grid, sets, random and seed.")

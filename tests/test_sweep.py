@@ -189,6 +189,7 @@ def test_a_file_has_a_grid_and_settings_that_belong_together_and_flags_lie_over_
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
+        ("sweep = 3", r"sweep = 3 must be a table"),
         ("[sweep]\ngrids = 1", r"\[sweep\] has no grids"),
         ("[sweep]\ngrid = 1", "must be a table of axes"),
         ("[sweep]\nsets = 1", "must be a list of tables"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,6 @@ import typer
 
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, guarded
 from atc_backtest.cli.options import (
-    Config,
     Costs,
     EvalEnd,
     EvalStart,
@@ -49,6 +48,9 @@ if TYPE_CHECKING:
     from atc_backtest.pipelines.search import Goal
     from atc_backtest.pipelines.sweep import Spec
 
+SweepConfig = Annotated[
+    Path | None, typer.Option("--config", help="TOML with [sweep], and with [atc], [execution], [run] as of backtest.")
+]
 By = Annotated[str, typer.Option(help="The figure by which sets are judged.")]
 Aggregate = Annotated[
     str, typer.Option(help="What a set's symbols become: median, mean, q25, q75 or positive (the share above 0).")
@@ -60,7 +62,7 @@ Ascending = Annotated[bool, typer.Option("--ascending", help="The smallest is th
 def sweep(
     store: StoreArgument,
     out: Out = None,
-    config: Config = None,
+    config: SweepConfig = None,
     axes: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,9 +70,6 @@ def sweep(
             help="An axis: lengths.ema=14:56:7, lengths=14:56:7 (all six), profile=enhance,pine, lambda=0.001:1:log.",
             metavar="NAME=VALUES",
         ),
-    ] = None,
-    spec: Annotated[
-        Path | None, typer.Option(help="TOML with [sweep], where it is not in --config; --set lies over it.")
     ] = None,
     search: Annotated[
         str | None, typer.Option(help="optuna: let it choose the sets, block by block, by what came of earlier ones.")
@@ -112,13 +111,8 @@ def sweep(
 
     Axes are given as --set NAME=VALUES or in a TOML file's [sweep]; --plan counts and prices them first.
     """
-    from atc_backtest.config import read_toml, resolve
-    from atc_backtest.pipelines.sweep import expand, read_spec
-
-    base = {} if config is None else read_toml(config)
-    table = base.pop("sweep", {})
-    if spec is not None:
-        table = read_toml(spec).get("sweep", {})
+    if search not in (None, "optuna"):
+        raise typer.BadParameter(f"--search {search!r}: optuna is the one there is")
     flags = setting_flags(
         profile=profile,
         fill=fill,
@@ -129,17 +123,7 @@ def sweep(
         eval_start=eval_start,
         eval_end=eval_end,
     )
-    asked = read_spec(table, pairs("--set", axes or []), random, seed)
-    around = resolve(base, flags)
-    if search not in (None, "optuna"):
-        raise typer.BadParameter(f"--search {search!r}: optuna is the one there is")
-
-    from atc_backtest.display import sweeps
-    from atc_backtest.pipelines import backtest as running
-    from atc_backtest.pipelines.search import Goal
-    from atc_backtest.pipelines.surface import View
-    from atc_backtest.stores.opening import stem
-
+    asked, around = _asked(config, flags, pairs("--set", axes or []), random, seed)
     options = run_options(
         symbols,
         save,
@@ -154,37 +138,80 @@ def sweep(
         overwrite=overwrite,
         resume=resume,
     )
-    folder = Path("runs") / f"{stem(store)}-{'search' if search else 'sweep'}" if out is None else out
-    if search is not None:
-        goal = Goal(trials, block, View(by, aggregate, ascending), skip_invalid)
-        if plan:
-            one = expand(replace(asked, random=block), around, skip_invalid=True)
-            sweeps.show_search_plan(goal, one, running.prepare(store, folder, one.sets, options), as_json)
-            return
-        _search_and_show(store, folder, around, asked, goal, options, as_json)
+    work = _Work(store, out, asked, around, options, skip_invalid, plan, as_json)
+    if search is None:
+        _sweep(work)
         return
-    found = expand(asked, around, skip_invalid)
-    if plan:
-        sweeps.show_plan(found, running.prepare(store, folder, found.sets, options), as_json)
+    from atc_backtest.pipelines.search import Goal
+    from atc_backtest.pipelines.surface import View
+
+    _search(work, Goal(trials, block, View(by, aggregate, ascending), skip_invalid))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done, and where and how: a sweep's arguments, read."""
+
+    store: str
+    out: Path | None
+    asked: Spec
+    around: RunConfig
+    options: Options
+    skip_invalid: bool
+    plan: bool
+    as_json: bool
+
+    def folder(self, what: str) -> Path:
+        from atc_backtest.stores.opening import stem
+
+        return Path("runs") / f"{stem(self.store)}-{what}" if self.out is None else self.out
+
+
+def _asked(
+    config: Path | None, flags: dict[str, str], axes: dict[str, str], random: int | None, seed: int | None
+) -> tuple[Spec, RunConfig]:
+    """What is varied, by the file's [sweep] and the axes of --set over it, and the settings that all else keeps."""
+    from atc_backtest.config import read_toml, resolve
+    from atc_backtest.pipelines.sweep import read_spec
+
+    sections = {} if config is None else read_toml(config)
+    table = sections.pop("sweep", {})
+    return read_spec(table, axes, random, seed), resolve(sections, flags)
+
+
+def _sweep(work: _Work) -> None:
+    from atc_backtest.display import sweeps
+    from atc_backtest.pipelines.backtest import prepare
+    from atc_backtest.pipelines.sweep import expand
+
+    folder = work.folder("sweep")
+    found = expand(work.asked, work.around, work.skip_invalid)
+    if work.plan:
+        sweeps.show_plan(found, prepare(work.store, folder, found.sets, work.options), work.as_json)
         return
     sweeps.show_count(found)
-    run_and_show(store, folder, found.sets, options, as_json)
+    run_and_show(work.store, folder, found.sets, work.options, work.as_json)
 
 
-def _search_and_show(
-    store: str, folder: Path, around: RunConfig, asked: Spec, goal: Goal, options: Options, as_json: bool
-) -> None:
-    """A search with its progress, what came of it, and the exit code that says whether it is whole."""
+def _search(work: _Work, goal: Goal) -> None:
+    """Its plan is that of one block, with draws in the place of proposals."""
     from atc_backtest.display import runs, sweeps, terminal
+    from atc_backtest.pipelines.backtest import prepare
     from atc_backtest.pipelines.search import search
+    from atc_backtest.pipelines.sweep import expand
 
+    folder = work.folder("search")
+    if work.plan:
+        one = expand(replace(work.asked, random=goal.block), work.around, skip_invalid=True)
+        sweeps.show_search_plan(goal, one, prepare(work.store, folder, one.sets, work.options), work.as_json)
+        return
     try:
         with terminal.counting_progress("searching", "trials") as show:
-            found = search(store, folder, around, asked, goal, options, show)
+            found = search(work.store, folder, work.around, work.asked, goal, work.options, show)
     except KeyboardInterrupt:
         runs.show_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
-    sweeps.show_search(found, as_json)
+    sweeps.show_search(found, work.as_json)
     if found.run is None:
         raise typer.Exit(PARTIAL)
 
