@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atc_backtest.config import FAMILIES, AtcConfig, ExecutionConfig, RunConfig, parse_toml
+from atc_backtest.config import FAMILIES, AtcConfig, ExecutionConfig, RunConfig, from_dict, parse_toml, read_toml
 from atc_backtest.errors import ConfigError
 from atc_backtest.kernels.protocol import StreamKey
 from atc_backtest.pipelines.axes import MAX_SETS, REAL, Choice, Span, Steps, parse_axis
@@ -270,6 +271,13 @@ def test_stops_are_axes_like_any_other() -> None:
     for stop, profit in taken(drawn, "stop_loss", "take_profit"):
         assert 1 <= float(str(stop).removesuffix("%")) <= 10
         assert 0.1 <= float(str(profit).removesuffix("atr")) <= 9
+
+
+def test_the_example() -> None:
+    table = read_toml(Path(__file__).parent.parent / "examples" / "sweep.toml")
+    found = expand(read_spec(table.pop("sweep"), {}), from_dict(table))
+    assert (len(found.sets), found.streams) == (80, 16)
+    assert all(config.execution.fee_bps > 0 for config in found.sets)
 
 
 def test_counting_makes_nothing() -> None:

@@ -12,7 +12,7 @@ from atc_backtest.display.terminal import Side, print_heat, print_json, print_ta
 
 if TYPE_CHECKING:
     from atc_backtest.pipelines.job import Job
-    from atc_backtest.pipelines.plateau import Grid
+    from atc_backtest.pipelines.plateau import Axis, Grid
     from atc_backtest.pipelines.runs import Run
     from atc_backtest.pipelines.search import Goal, Search
     from atc_backtest.pipelines.surface import Surface
@@ -88,7 +88,7 @@ def show_surface(run: Run, found: Surface, x: str | None, y: str | None, limit: 
     table = set_table(run, found)
     n_sets, n_symbols = len(found.value), found.symbols
     print(f"{run.path.name}: {view.how} of {view.by} over {n_symbols:,} symbols, {n_sets:,} sets")
-    print(f"axes      {'; '.join(f'{axis.name} ({len(axis.values)} values)' for axis in axes) or 'none: one set'}")
+    print(f"axes      {'; '.join(map(_said, axes)) or 'none: one set'}")
     _show_best(found, table.slice(0, limit).to_pylist())
     if limit < n_sets:
         print(f"... {n_sets - limit:,} more sets: --limit {n_sets}, or --csv")
@@ -99,6 +99,11 @@ def show_surface(run: Run, found: Surface, x: str | None, y: str | None, limit: 
         print(f"partial   {found.missing} of {len(run.partitions)} partitions are missing: continue with --resume")
     if axes:
         _show_map(found, *chosen_axes(found.grid, x, y))
+
+
+def _said(axis: Axis) -> str:
+    others = [name for name in axis.settings if name.split(".")[0] != axis.name and name != axis.name]
+    return f"{axis.name} ({len(axis.values)} values{', with ' + ', '.join(others) if others else ''})"
 
 
 def _show_best(found: Surface, rows: list[dict[str, Any]]) -> None:
