@@ -18,11 +18,12 @@ from atc_backtest.cli import app
 from atc_backtest.config import ExecutionConfig, RunConfig
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.metrics import METRIC_COLUMNS
-from atc_backtest.pipelines import surface as surfaces
+from atc_backtest.pipelines import set_rows, stability
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.plateau import significant
 from atc_backtest.pipelines.runs import Run, open_run
-from atc_backtest.pipelines.surface import HALVINGS, Surface, View, set_table, set_values, surface
+from atc_backtest.pipelines.stability import HALVINGS
+from atc_backtest.pipelines.surface import Surface, View, set_table, set_values, surface
 from atc_backtest.pipelines.sweep import expand, read_spec
 
 DAY = 86_400 * 10**9
@@ -122,7 +123,7 @@ def test_the_best_its_plateau_and_the_table(run: Run, found: Surface) -> None:
 def test_halves_of_the_symbols(run: Run, found: Surface) -> None:
     table = wide(run)
     expected = []
-    for mask in surfaces._halves(7, seed=0):
+    for mask in stability.halves(7, seed=0):
         assert mask.sum() == 3
         expected.append(table[mask].median().rank().corr(table[~mask].median().rank()))
     assert len(expected) == HALVINGS
@@ -208,7 +209,8 @@ def test_nothing_depends_on_how_the_run_was_cut_or_is_read(
     again = surface(other)
     assert np.array_equal(again.value[::-1], found.value)
     assert again.by_symbols == found.by_symbols
-    monkeypatch.setattr(surfaces, "CELLS", 50)
+    for module in (set_rows, stability):
+        monkeypatch.setattr(module, "CELLS", 50)
     assert same(surface(run), found)
 
 
