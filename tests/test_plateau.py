@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.plateau import (
     BLOCK,
+    Axis,
     Grid,
     aggregate,
     folded,
@@ -121,6 +122,22 @@ def test_steps_do_not_lead_through_words_or_over_places_that_were_left_out() -> 
     assert neighbours(grid).tolist() == [[-1, 2], [-1, 3], [0, -1], [1, -1]]
     gap = grid_of({"x": [1, 2, 3, 1, 3], "y": [1, 1, 1, 2, 2]}, 5)  # (2, 2) is not there
     assert [sorted(line[line >= 0].tolist()) for line in neighbours(gap)] == [[1, 3], [0, 2], [1, 4], [0], [2]]
+
+
+@given(st.data())
+def test_neighbours_on_any_grid_with_holes(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    everywhere = list(itertools.product(*map(range, sizes)))
+    taken = data.draw(st.permutations(everywhere))[
+        : data.draw(st.integers((len(everywhere) + 3) // 4, len(everywhere)))
+    ]
+    places = np.array(taken)
+    axes = tuple(Axis(f"a{at}", (f"a{at}",), tuple(range(size)), ordered=at != 1) for at, size in enumerate(sizes))
+    grid = Grid(axes, places)
+    for row, found in enumerate(neighbours(grid)):
+        apart = np.abs(places - places[row])
+        beside = (apart.sum(axis=1) == 1) & (apart[:, [at != 1 for at in range(len(sizes))]].sum(axis=1) == 1)
+        assert sorted(found[found >= 0]) == np.flatnonzero(beside).tolist()
 
 
 def test_a_set_without_neighbours_has_no_plateau_unless_none_has() -> None:

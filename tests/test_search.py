@@ -235,6 +235,30 @@ def atc(*args: object) -> Result:
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
+def test_the_command_says_what_is_missing_or_how_to_go_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("sweep", store, "--search", "optuna", "--trials", 4, "--block", 4, "--set", "lengths=14:40")
+    whole = backtest
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        run = whole(*args, **kwargs)
+        next((run.path / "commits").iterdir()).unlink()
+        return run
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "backtest", broken)
+    result = atc(*command, "--out", tmp_path / "partial", "--threads", 1)
+    assert result.exit_code == 4
+    assert "partial: 1 of 1 partitions are missing" in result.stderr
+    monkeypatch.setattr(searching, "backtest", interrupted)
+    stopped = atc(*command, "--out", tmp_path / "stopped")
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.stderr
+
+
 def test_the_command(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from atc_backtest.cli import app
 from atc_backtest.config import ExecutionConfig, RunConfig
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.metrics import METRIC_COLUMNS
+from atc_backtest.pipelines import backtest as running
 from atc_backtest.pipelines import set_rows, stability
 from atc_backtest.pipelines.backtest import Options, backtest
+from atc_backtest.pipelines.plan import Partition, Plan, make_plan
 from atc_backtest.pipelines.plateau import significant
 from atc_backtest.pipelines.runs import Run, open_run
 from atc_backtest.pipelines.stability import HALVINGS
@@ -52,7 +56,23 @@ def run(store: Path) -> Run:
     base = RunConfig(execution=ExecutionConfig(fee_bps=3), rf=0.0001)
     sets = expand(read_spec({}, AXES), base).sets
     options = Options(save=("equity", "periods"), period="quarter", threads=2)
-    return backtest(store, store.parent / "run", sets, options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "make_plan", finely_cut)
+        run = backtest(store, store.parent / "run", sets, options)
+    assert len(run.partitions) == 3 * 5
+    return run
+
+
+def finely_cut(*args: Any) -> Plan:
+    """The plan, with partitions of at most 3 symbols and 5 sets."""
+    plan = make_plan(*args)
+    pieces = [
+        (part.symbols[at : at + 3], (first, min(first + 5, part.sets[1])))
+        for part in plan.partitions
+        for at in range(0, len(part.symbols), 3)
+        for first in range(*part.sets, 5)
+    ]
+    return replace(plan, partitions=tuple(Partition(index, *piece) for index, piece in enumerate(pieces)))
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +226,7 @@ def test_nothing_depends_on_how_the_run_was_cut_or_is_read(
 ) -> None:
     options = Options(save=("equity", "periods"), period="quarter", threads=1, kernel="numba")
     other = backtest(store, tmp_path / "other", tuple(reversed(run.sets)), options)
+    assert len(other.partitions) == 1
     again = surface(other)
     assert np.array_equal(again.value[::-1], found.value)
     assert again.by_symbols == found.by_symbols
@@ -233,6 +254,21 @@ def test_runs_without_periods_without_parts_and_of_one_set(store: Path, run: Run
     ):
         with pytest.raises(ConfigError, match=message):
             surface(run, view)
+
+
+def test_a_run_that_goes_on_shows_what_is_there(run: Run, found: Surface, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "part")
+    part = open_run(tmp_path / "part")
+    gone = part.partitions[-1]
+    (part.path / "commits" / f"part-{gone.index:05d}.json").unlink()
+    looked = surface(part)
+    assert looked.missing == 1
+    np.testing.assert_allclose(looked.value, wide(part).median(), rtol=1e-14)
+    assert (found.n - looked.n).sum() == np.sum(
+        ~np.isnan(wide(run).iloc[list(gone.symbols), slice(*gone.sets)].to_numpy())
+    )
+    text = atc("surface", part.path).stdout
+    assert "partial   1 of 15 partitions are missing" in text
 
 
 # The command line
