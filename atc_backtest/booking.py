@@ -93,12 +93,11 @@ def end_trade(account: Any, ts: int, t: int, price: float, fee: float, reason: i
     account["units"] = 0.0
     account["trades"] += 1
     account["trade_bars"] += t - account["entry_bar"]
-    if pnl > 0.0:
-        account["wins"] += 1
-        account["win_sum"] += pnl
-    elif pnl < 0.0:
-        account["losses"] += 1
-        account["loss_sum"] += pnl
+    # Selects, not branches: which trades win cannot be predicted.
+    account["wins"] += 1 if pnl > 0.0 else 0
+    account["win_sum"] += pnl if pnl > 0.0 else 0.0
+    account["losses"] += 1 if pnl < 0.0 else 0
+    account["loss_sum"] += pnl if pnl < 0.0 else 0.0
     deviation = pnl - account["pnl_mean"]
     account["pnl_mean"] += deviation / account["trades"]
     account["pnl_m2"] += deviation * (pnl - account["pnl_mean"])

@@ -49,7 +49,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atc_backtest import booking, fills, jit, stops, sums
+from atc_backtest import accounts, booking, fills, jit, stops, sums
 from atc_backtest.accounts import ACCOUNT, F64, I8, I64, OPEN, TRADE, Bars, Rules, Saved
 from atc_backtest.booking import open_pnl, write
 from atc_backtest.config import RunConfig
@@ -58,6 +58,9 @@ from atc_backtest.sums import sum_bars
 
 PARTS = (booking, stops, fills, sums)
 """The modules that are compiled into `advance_bars`; `COMPILED` in each names their functions."""
+
+SOURCES = (accounts, *PARTS)
+"""The modules that compiled code depends on."""
 
 AdvanceBars = Callable[..., int]
 
@@ -141,4 +144,4 @@ def compiled() -> AdvanceBars:
         numba.float64[::1],
         numba.float64[::1],
     )
-    return jit.compiled(advance_bars, [signature], sources=PARTS, allocates=False)
+    return jit.compiled(advance_bars, [signature], sources=SOURCES, allocates=False)

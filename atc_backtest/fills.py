@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atc_backtest.accounts import CLOSE, F64, I8, I64, NEXT_CLOSE, NEXT_OPEN, RUIN, Rules
+from atc_backtest.accounts import CLOSE, F64, I8, I64, NEXT_OPEN, RUIN, Rules
 from atc_backtest.booking import end_trade, side_of, trade
 from atc_backtest.stops import pay_funding, stop_out, take_range, take_ranges
 
@@ -74,10 +74,7 @@ def fill_bars(
                 _track(account, high, low, i, i + 1)
             if funded:
                 pay_funding(account, rules, ts[i], ts[i] + rules.bar_ns - 1, close[i])
-        if rules.fill == NEXT_CLOSE and side != wanted:
-            closed = trade(account, rules, wanted, ts[i], t, close[i], trades, closed)
-            side = side_of(account)
-        if rules.ranged:
+        if rules.ranged and rules.fill == CLOSE:
             take_range(account, rules, high[i], low[i], close[i], prior)
         queue = _pushed(queue, target, rules.delay)
         target = _decided(rules, target, signal[i])
@@ -85,9 +82,11 @@ def fill_bars(
             wanted = target if rules.delay == 0 else _oldest(queue, rules.delay)
             stopped = stopped if wanted == stopped else 0
             wanted = 0 if wanted == stopped else wanted
-            if side != wanted:
-                closed = trade(account, rules, wanted, ts[i], t, close[i], trades, closed)
-                side = side_of(account)
+        if rules.fill != NEXT_OPEN and side != wanted:
+            closed = trade(account, rules, wanted, ts[i], t, close[i], trades, closed)
+            side = side_of(account)
+        if rules.ranged and rules.fill != CLOSE:
+            take_range(account, rules, high[i], low[i], close[i], prior)
 
         order = 0 if target == stopped else target
         equity[i] = account["cash"] + account["units"] * close[i]

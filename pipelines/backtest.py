@@ -42,7 +42,7 @@ from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
 from atc_backtest.symbol_costs import SymbolCosts, check_symbols
 
-PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
+PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
 
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}

@@ -137,15 +137,39 @@ def test_bars_in_position_are_those_of_the_trades(execution: dict[str, Any], see
     assert played.account["held"][0] == held
 
 
-@given(executions, seeds, st.floats(0.1, 30))
-@settings(deadline=None, max_examples=60)
+@given(everything, seeds, st.floats(0.1, 30))
+@settings(deadline=None, max_examples=200)
 def test_doubling_the_fee_never_helps(execution: dict[str, Any], seed: int, fee_bps: float) -> None:
-    """Every trade multiplies equity by a factor that falls with the fee (fees small enough to enter at all)."""
+    """At no close, whatever else is set. Fills and stops are where they were, for no decision looks at the equity, so
+    that each trade multiplies equity by a factor that falls with the fee. True of fees that leave something at every
+    entry (size x fee < 1; an entry that leaves nothing is not made, and may be well avoided), and of the fee alone:
+    slippage moves the entry, and with it the stops.
+    """
     bars = random_bars(seed, N_BARS)
-    once, twice = (
-        play(make_rules(**(execution | {"fee_bps": fee})), bars).account["equity"][0] for fee in (fee_bps, 2 * fee_bps)
-    )
-    assert twice <= once * (1 + 1e-12)  # equal when nothing traded
+    once, twice = (play(rules_of(execution | {"fee_bps": fee}), bars) for fee in (fee_bps, 2 * fee_bps))
+    evaluated = ~np.isnan(once.equity)
+    assert (evaluated == ~np.isnan(twice.equity)).all()
+    assert (twice.equity[evaluated] <= once.equity[evaluated] * (1 + 1e-12)).all()  # equal while nothing traded
+
+
+@given(everything, seeds)
+@settings(deadline=None, max_examples=200)
+def test_equity_at_every_close_is_the_sum_of_its_parts(execution: dict[str, Any], seed: int) -> None:
+    """Without costs: what was there at first, the moves of closed trades, and that of the one open at the close."""
+    bars = random_bars(seed, N_BARS)
+    free = {"fee_bps": 0.0, "slippage_bps": 0.0, "funding_bps": 0.0}
+    played = play(rules_of(execution | free), bars)
+    trades = np.concatenate((played.trades, played.open))
+    expected = np.full(N_BARS, 1000.0)
+    for trade in trades:
+        entry, exit_ = int(trade["entry_bar"]), int(trade["exit_bar"])
+        stop = exit_ if trade["reason"] else N_BARS  # the open one is marked to the end
+        moved = trade["side"] * trade["units"] * (bars.close[entry:stop] - trade["entry_price"])
+        expected[entry:stop] += moved
+        expected[stop:] += trade["pnl"]
+    evaluated = ~np.isnan(played.equity)
+    largest = max(1000.0, np.nanmax(played.equity, initial=0.0))
+    np.testing.assert_allclose(played.equity[evaluated], expected[evaluated], rtol=1e-10, atol=1e-11 * largest)
 
 
 @given(executions, seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from atc_backtest.accounts import REASONS, Charges, Rules, Saved, new_accounts
 from atc_backtest.config import ExecutionConfig, RunConfig
 from atc_backtest.errors import ConfigError
 from atc_backtest.execution import AdvanceBars, advance, advance_bars, compiled
+from atc_backtest.metrics import TRADE_COLUMNS
 from atc_backtest.symbol_costs import SymbolCosts, charges_of, check_symbols, read_costs
 
 CLOSE_TO = {"rel": 1e-13, "abs": 1e-10}
@@ -231,3 +233,9 @@ def test_an_end_has_to_be_after_the_start() -> None:
 def test_equal_distances_are_one_setting() -> None:
     one = ExecutionConfig(stop_loss=" 5.0 %", take_profit="2ATR", trailing_stop="none")
     assert one == ExecutionConfig(stop_loss="5%", take_profit="2.0atr")
+
+
+def test_every_setting_is_described() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "execution.md").read_text(encoding="utf-8")
+    names = [field.name for field in fields(ExecutionConfig)] + ["eval_start", "eval_end", *REASONS[1:], *TRADE_COLUMNS]
+    assert [name for name in names if name not in text and name not in ("symbol", "param_id")] == []
