@@ -19,7 +19,6 @@ from atc_backtest.cli.options import (
     Kernel,
     Longs,
     MemoryLimit,
-    Out,
     Overwrite,
     Period,
     Profile,
@@ -51,6 +50,9 @@ if TYPE_CHECKING:
 SweepConfig = Annotated[
     Path | None, typer.Option("--config", help="TOML with [sweep], and with [atc], [execution], [run] as of backtest.")
 ]
+SweepOut = Annotated[
+    Path | None, typer.Option("--out", help="The run's folder. Default: runs/<store>-sweep, of a search -search.")
+]
 By = Annotated[str, typer.Option(help="The figure by which sets are judged.")]
 Aggregate = Annotated[
     str, typer.Option(help="What a set's symbols become: median, mean, q25, q75 or positive (the share above 0).")
@@ -61,7 +63,7 @@ Ascending = Annotated[bool, typer.Option("--ascending", help="The smallest is th
 @guarded
 def sweep(
     store: StoreArgument,
-    out: Out = None,
+    out: SweepOut = None,
     config: SweepConfig = None,
     axes: Annotated[
         list[str] | None,
