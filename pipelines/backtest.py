@@ -40,6 +40,7 @@ from atc_backtest.pipelines.runs import (
     discard_unfinished,
     job_at,
     open_run,
+    remove_leftovers,
     resume_job,
 )
 from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
@@ -180,6 +181,7 @@ def _carried_out(job: Job, options: Options, progress: Progress) -> Run:
                 _set_aside(job, outcome)
         if options.keep:
             progress.kept(run)
+    remove_leftovers(run)
     return run
 
 

@@ -272,10 +272,15 @@ def job_at(place: JobPlace) -> Job:
     return replace(job_of(run, place.kernel), plan=place.plan)
 
 
-def discard_unfinished(run: Run) -> None:
-    """Remove what attempts that were killed left behind, and forget what failed: it is tried again."""
+def remove_leftovers(run: Run) -> None:
+    """Remove what attempts that were killed left behind; for the run's holder, while nobody computes."""
     for hidden in run.path.glob("*/.part-*.tmp"):
         hidden.unlink(missing_ok=True)
+
+
+def discard_unfinished(run: Run) -> None:
+    """`remove_leftovers`, and forget what failed: it is tried again."""
+    remove_leftovers(run)
     for pattern in (".verify-*", ".portfolio-*"):
         for folder in run.path.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
