@@ -200,7 +200,7 @@ def _bars() -> Progress:
 
 
 @contextmanager
-def run_progress(keeping: Callable[[Run, ShownRun], None]) -> Iterator[ShownRun]:
+def run_progress(keeping: Callable[[Run, ShownRun], None] = lambda run, shown: None) -> Iterator[ShownRun]:
     """A progress bar with bars/s and the time left while the block runs; nothing but the end in a log."""
     with _bars() as bars:
         yield ShownRun(bars, keeping)
