@@ -104,10 +104,12 @@ def test_arrays_have_numbers_for_names_and_times_from_2000_on() -> None:
 def test_days_and_local_times_are_read_on_the_clock_that_is_named() -> None:
     days = [date(2024, 1, 1) + timedelta(days=i) for i in range(60)]
     frame = pl.DataFrame({"day": days, "AAA": tick_walk(60, 1)})
-    run = atc.backtest(frame, tz="America/New_York")
-    ts = run.store.ts(0, 60).astype("datetime64[ns]")
-    assert [str(t)[:16] for t in (ts[0], ts[-1])] == ["2024-01-01T05:00", "2024-02-29T05:00"]
-    assert run.store.info.bar_ns == 86_400 * 10**9
+    closes = frame["AAA"].to_list()
+    for form in (frame, frame.to_pandas(), pd.DataFrame({"day": days, "AAA": closes}), pd.Series(closes, days)):
+        run = atc.backtest(form, tz="America/New_York")
+        ts = run.store.ts(0, 60).astype("datetime64[ns]")
+        assert [str(t)[:16] for t in (ts[0], ts[-1])] == ["2024-01-01T05:00", "2024-02-29T05:00"]
+        assert run.store.info.bar_ns == 86_400 * 10**9
 
 
 def test_a_calendar_is_the_stores() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,8 @@ def _origin(value: Any) -> tuple[str, str]:
 
 
 def _of_pandas(frame: Any, times: Times) -> Panel:
-    if not hasattr(frame.index, "tz") and times.stamps is None and _has_times(frame):
+    is_numbered = not (hasattr(frame.index, "tz") or _has_dates(frame.index))
+    if is_numbered and times.stamps is None and _has_times(frame):
         return _of_table(pa.Table.from_pandas(frame, preserve_index=False), times)
     ts = _index_ns(frame.index, times)
     if frame.columns.nlevels == 2:
@@ -163,7 +165,13 @@ def _of_pandas(frame: Any, times: Times) -> Panel:
 
 
 def _has_times(frame: Any) -> bool:
-    return any(str(dtype).startswith(("datetime64", "date", "timestamp")) for dtype in frame.dtypes)
+    columns = (frame.iloc[:, i] for i in range(frame.shape[1]))
+    return any(str(one.dtype).startswith(("datetime64", "date", "timestamp")) or _has_dates(one) for one in columns)
+
+
+def _has_dates(values: Any) -> bool:
+    """Whether a pandas column or index holds Python's dates or datetimes, which to pandas are any objects."""
+    return bool(values.dtype == object and values.size and isinstance(values.to_numpy()[0], date))
 
 
 def _of_two_levels(frame: Any, ts: I64) -> Panel:
@@ -287,6 +295,8 @@ def _check_close(fields: Sequence[str], symbols: Sequence[str]) -> None:
 
 def _index_ns(index: Any, times: Times) -> I64:
     """A pandas index of times, or the times given where it is none."""
+    if _has_dates(index):
+        return _column_ns(pa.chunked_array([pa.array(index.to_numpy())]), times)
     if not hasattr(index, "tz"):
         if times.stamps is None and times.bar is None:
             raise DataError(

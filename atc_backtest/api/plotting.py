@@ -33,7 +33,7 @@ class Picture(Figure):
 
 
 def figure_of(run: Run, symbol: str, param_id: int) -> Figure:
-    """Close with the positions shaded, equity on a logarithmic scale beside buy-and-hold, drawdown.
+    """Close with the positions shaded and equity beside buy-and-hold, on logarithmic scales; drawdown.
 
     `DataError` for a symbol without an evaluated bar.
     """
@@ -56,6 +56,7 @@ def figure_of(run: Run, symbol: str, param_id: int) -> Figure:
             )
             price.plot([], [], color=colour, alpha=0.3, linewidth=6, label=name)
             price.legend(loc="upper left", frameon=False)
+    price.set_yscale("log")
     price.set_ylabel("close")
     price.set_title(f"{symbol}, set {param_id}" if len(run.sets) > 1 else symbol, loc="left")
 
