@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ import pandas as pd
 import polars as pl
 import pytest
 from frames import CLOSES, COSTS, INDEX, SERIES, SYMBOLS, WIDE
-from prices import NAN, ohlcv, tick_walk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from prices import NAN, ohlcv, same, tick_walk
 from typer.testing import CliRunner
 
 import atc_backtest as atc
+from atc_backtest.api.frames import panel_of, write_store
+from atc_backtest.api.times import Times
 from atc_backtest.cli import app
 from atc_backtest.stores.base import FIELDS
 from atc_backtest.stores.ingest import IngestOptions, ingest
@@ -53,6 +59,8 @@ def forms_of_closes() -> dict[str, Any]:
         "pandas in seconds": WIDE.set_axis(INDEX.as_unit("s")),
         "pandas of nullable floats": WIDE.astype("Float64"),
         "pandas long": long_of(WIDE),
+        "pandas long by time": long_of(WIDE).set_index("time"),
+        "pandas long, symbols a category": long_of(WIDE).astype({"symbol": "category"}),
         "polars": wide,
         "polars long": pl.from_pandas(long_of(WIDE)),
         "arrow": wide.to_arrow(),
@@ -79,7 +87,7 @@ def test_whole_bars_fill_at_opens_in_every_form(tmp_path: Path) -> None:
     frames = whole_bars()
     rows = [frame.rename_axis("time").reset_index().assign(symbol=name) for name, frame in frames.items()]
     expected = of_command(tmp_path, pd.concat(rows), "--shorts").hash
-    settings = {**COSTS, "shorts": True}
+    both_sides = {**COSTS, "shorts": True}
     by_symbol = pd.concat(frames, axis=1, sort=True)
     forms: dict[str, Any] = {
         "mapping": frames,
@@ -89,9 +97,26 @@ def test_whole_bars_fill_at_opens_in_every_form(tmp_path: Path) -> None:
         "mapping, polars": {row["symbol"].iloc[0]: pl.from_pandas(row.drop(columns="symbol")) for row in rows},
     }
     for name, form in forms.items():
-        run = atc.backtest(form, settings)
+        run = atc.backtest(form, both_sides)
         assert run.hash == expected, name
         assert run.store.info.fields == FIELDS, name
+
+
+@given(data=st.data(), n_symbols=st.integers(1, 70), n_bars=st.integers(2, 40))
+@settings(max_examples=20)
+def test_what_a_frame_holds_is_what_its_store_gives_back(data: st.DataObject, n_symbols: int, n_bars: int) -> None:
+    any_price = st.one_of(st.just(NAN), st.floats(min_value=5e-324, max_value=1e300))
+    closes = data.draw(arrays(np.float64, (n_bars, n_symbols), elements=any_price))
+    times = np.cumsum(data.draw(arrays(np.int64, n_bars, elements=st.integers(1, 10**15))))
+    frame = pd.DataFrame(closes, pd.to_datetime(times, utc=True), [f"S{i}" for i in range(n_symbols)])
+    panel = panel_of(frame, Times())
+    with tempfile.TemporaryDirectory() as folder:
+        write_store(panel, Path(folder, "prices.zarr"), 10**9, "24/7")
+        store = atc.open_store(Path(folder, "prices.zarr"))
+        assert same(store.read("close", (0, n_symbols), (0, n_bars)), np.ascontiguousarray(closes.T))
+        assert np.array_equal(store.ts(0, n_bars), times)
+        assert [symbol.name for symbol in store.info.symbols] == list(frame.columns)
+        assert [symbol.n_bars for symbol in store.info.symbols] == frame.count().tolist()
 
 
 def test_arrays_have_numbers_for_names_and_times_from_2000_on() -> None:

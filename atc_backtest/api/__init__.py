@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from atc_backtest.api.frames import Times, bar_ns_of, panel_of, write_store
+from atc_backtest.api.frames import bar_ns_of, panel_of, write_store
 from atc_backtest.api.parameters import Setting, config_of, settings
 from atc_backtest.api.results import Run
 from atc_backtest.api.series import signals
+from atc_backtest.api.times import Times
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines import runs

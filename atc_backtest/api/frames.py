@@ -7,46 +7,31 @@ is NaN; its open, high and low must be NaN there too, its volume is not looked a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from atc_backtest.api.times import Times, column_ns, has_dates, index_ns, is_time, stamps_ns
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import F64, FIELDS, I64, format_bar, parse_bar
 from atc_backtest.stores.building import new_store
 from atc_backtest.stores.checks import check_values
 from atc_backtest.stores.ingest.columns import listed
 from atc_backtest.stores.ingest.rules import show_time
-from atc_backtest.stores.ingest.zones import Zone
 
 SYMBOL_COLUMNS = ("symbol", "ticker", "asset", "instrument", "pair")
 ONLY = "asset"
 """Name of the one symbol of a frame or array that has none."""
 
-FIRST_NS = 946_684_800 * 10**9
-"""2000-01-01 UTC: the first bar of an array of which only the bar size is known."""
-
 FORMS = (
     "a store's path, a pandas or polars frame of closes (a row a time, a column a symbol) or of open, high, low, "
     "close, volume, an Arrow table, closes in NumPy [bars] or [symbols, bars], or a mapping of symbol to such"
 )
-
-
-@dataclass(frozen=True)
-class Times:
-    """What is said about times. `tz`: zone of times without one. `stamps`: those of arrays, which have none.
-
-    `bar`: as 1h; None: the commonest step between the bars of each symbol.
-    """
-
-    tz: str | None = None
-    stamps: Any = None
-    bar: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,7 @@ def panel_of(prices: Any, times: Times) -> Panel:
     library, kind = _origin(prices)
     if library == "pandas" and kind == "Series":
         name = ONLY if prices.name is None else str(prices.name)
-        return _checked((name,), _index_ns(prices.index, times), {"close": _floats(prices, name)[None]})
+        return _checked((name,), index_ns(prices.index, times), {"close": _floats(prices, name)[None]})
     if library == "pandas":
         return _of_pandas(prices, times)
     if library == "polars" and kind == "Series":
@@ -152,26 +137,23 @@ def _origin(value: Any) -> tuple[str, str]:
 
 
 def _of_pandas(frame: Any, times: Times) -> Panel:
-    is_numbered = not (hasattr(frame.index, "tz") or _has_dates(frame.index))
-    if is_numbered and times.stamps is None and _has_times(frame):
+    names = [str(name).lower() for name in frame.columns]
+    is_timed = hasattr(frame.index, "tz") or has_dates(frame.index)
+    if is_timed and "close" in names and any(name in SYMBOL_COLUMNS for name in names):
+        frame, is_timed = frame.reset_index(names="time"), False
+    if not is_timed and times.stamps is None and _has_times(frame):
         return _of_table(pa.Table.from_pandas(frame, preserve_index=False), times)
-    ts = _index_ns(frame.index, times)
+    ts = index_ns(frame.index, times)
     if frame.columns.nlevels == 2:
         return _of_two_levels(frame, ts)
     if frame.columns.nlevels != 1:
         raise DataError(f"columns have {frame.columns.nlevels} levels: give one, or two of field and symbol.")
-    columns = [(str(name), _floats_at(frame, i)) for i, name in enumerate(frame.columns)]
-    return _of_columns(ts, [name for name, _ in columns], lambda i: columns[i][1]())
+    return _of_columns(ts, [str(name) for name in frame.columns], partial(_floats_at, frame))
 
 
 def _has_times(frame: Any) -> bool:
     columns = (frame.iloc[:, i] for i in range(frame.shape[1]))
-    return any(str(one.dtype).startswith(("datetime64", "date", "timestamp")) or _has_dates(one) for one in columns)
-
-
-def _has_dates(values: Any) -> bool:
-    """Whether a pandas column or index holds Python's dates or datetimes, which to pandas are any objects."""
-    return bool(values.dtype == object and values.size and isinstance(values.to_numpy()[0], date))
+    return any(str(one.dtype).startswith(("datetime64", "date", "timestamp")) or has_dates(one) for one in columns)
 
 
 def _of_two_levels(frame: Any, ts: I64) -> Panel:
@@ -190,18 +172,18 @@ def _of_two_levels(frame: Any, ts: I64) -> Panel:
     _check_close(fields, symbols)
     if len(at) != len(names):
         raise DataError("two columns are of the same symbol and field: keep one of them.")
-    blocks = {f: np.stack([_floats_at(frame, at[symbol, f])() for symbol in symbols]) for f in fields}
+    blocks = {f: np.stack([_floats_at(frame, at[symbol, f]) for symbol in symbols]) for f in fields}
     return _checked(symbols, ts, blocks)
 
 
 def _of_table(table: pa.Table, times: Times) -> Panel:
     """One column of times, and closes a symbol, or fields of one symbol, or fields and a column of symbols."""
-    temporal = [i for i, field in enumerate(table.schema) if _is_time(field.type)]
+    temporal = [i for i, field in enumerate(table.schema) if is_time(field.type)]
     if not temporal:
         raise DataError(
             f"no column holds times (timestamps or dates); the columns are {listed(table.column_names)}. Convert one."
         )
-    ts = _column_ns(table.column(temporal[0]), times)
+    ts = column_ns(table.column(temporal[0]), times)
     rest = [i for i in range(table.num_columns) if i not in temporal]
     names = [table.column_names[i] for i in rest]
     lower = [name.lower() for name in names]
@@ -212,7 +194,7 @@ def _of_table(table: pa.Table, times: Times) -> Panel:
     return _of_columns(ts, names, lambda i: _numbers(table.column(rest[i]), names[i]))
 
 
-def _of_columns(ts: I64, names: Sequence[str], values: Any) -> Panel:
+def _of_columns(ts: I64, names: Sequence[str], values: Callable[[int], F64]) -> Panel:
     """Fields of one symbol where one column is its close, else closes of as many symbols. values(i) -> float64."""
     lower = [name.lower() for name in names]
     if "close" in lower:
@@ -247,7 +229,7 @@ def _of_array(values: Any, times: Times) -> Panel:
     if closes.ndim not in (1, 2):
         raise DataError(f"the array has {closes.ndim} dimensions: give closes [bars] or [symbols, bars].")
     names = [ONLY] if closes.ndim == 1 else [str(i) for i in range(closes.shape[0])]
-    ts = _stamps_ns(closes.shape[-1], times)
+    ts = stamps_ns(closes.shape[-1], times)
     return _checked(names, ts, {"close": closes.reshape(len(names), -1)})
 
 
@@ -293,76 +275,8 @@ def _check_close(fields: Sequence[str], symbols: Sequence[str]) -> None:
         raise DataError(f"not every one of {listed(symbols, 8)} has a column close: add it, or leave the symbol out.")
 
 
-def _index_ns(index: Any, times: Times) -> I64:
-    """A pandas index of times, or the times given where it is none."""
-    if _has_dates(index):
-        return _column_ns(pa.chunked_array([pa.array(index.to_numpy())]), times)
-    if not hasattr(index, "tz"):
-        if times.stamps is None and times.bar is None:
-            raise DataError(
-                f"the index is a {type(index).__name__}, not times: index the prices by a DatetimeIndex "
-                "(pandas.to_datetime), or give timestamps=, or the bar size alone, e.g. bar='1h'."
-            )
-        return _stamps_ns(len(index), times)
-    if index.hasnans:
-        raise DataError("the index has a time that is missing (NaT): drop its row.")
-    return _instants(np.asarray(index.as_unit("ns").asi8, dtype=np.int64), index.tz is None, times.tz)
-
-
-def _stamps_ns(n: int, times: Times) -> I64:
-    """Times of an array's bars: those given, or so many bars from `FIRST_NS` on."""
-    stamps = times.stamps
-    if stamps is None:
-        if times.bar is None:
-            raise DataError("an array has no times: give timestamps=, one a bar, or the bar size alone, e.g. bar='1h'.")
-        return FIRST_NS + np.arange(n, dtype=np.int64) * parse_bar(times.bar)
-    if hasattr(stamps, "tz"):
-        return _index_ns(stamps, times)
-    found = np.asarray(stamps)
-    if found.dtype.kind == "M":
-        if np.isnat(found).any():
-            raise DataError("timestamps hold a time that is missing (NaT): drop its bar.")
-        return _instants(found.astype("datetime64[ns]").astype(np.int64), True, times.tz)
-    if found.dtype.kind not in "iu" or found.ndim != 1:
-        raise DataError(
-            f"timestamps are {found.dtype} of shape {found.shape}: give a DatetimeIndex, datetime64, or int64 "
-            "nanoseconds since 1970 (UTC), one a bar."
-        )
-    return found.astype(np.int64)
-
-
-def _is_time(of: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(of) or pa.types.is_date(of))
-
-
-def _column_ns(column: pa.ChunkedArray, times: Times) -> I64:
-    if column.null_count:
-        raise DataError("the column of times has a row without one: drop it.")
-    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("s"))
-    ns = column.cast(pa.timestamp("ns", zone)).cast(pa.int64()).to_numpy()
-    return _instants(np.asarray(ns, dtype=np.int64), zone is None, times.tz)
-
-
-def _instants(ns: I64, naive: bool, tz: str | None) -> I64:
-    """Times in UTC; those without a zone are on the clock of `tz`, of two that look alike the earlier."""
-    if not naive:
-        return ns
-    if tz is None:
-        example = str(np.datetime64(int(ns[0]), "ns"))[:19] if ns.size else "none"
-        raise DataError(
-            f"times without a zone, e.g. {example}: say which clock they show, e.g. tz='UTC' or tz='America/New_York'."
-        )
-    utc, exists = Zone(tz).clock(ns).to_utc(ns)
-    if not exists.all():
-        at = str(np.datetime64(int(ns[int(np.argmin(exists))]), "ns"))[:19]
-        raise DataError(f"{at} does not exist in {tz}, for the clocks skipped it: drop the row, or name another tz.")
-    return utc
-
-
-def _floats_at(frame: Any, i: int) -> Any:
-    return lambda: _floats(frame.iloc[:, i], str(frame.columns[i]))
+def _floats_at(frame: Any, i: int) -> F64:
+    return _floats(frame.iloc[:, i], str(frame.columns[i]))
 
 
 def _floats(series: Any, name: str) -> F64:

@@ -152,7 +152,10 @@ class Run:
         return self._computed(dataset, self.symbols if names is None else names, sets)
 
     def dataset(self, dataset: str = METRICS) -> ds.Dataset:
-        """A saved dataset as a lazy pyarrow one; `StoreError` where the run did not save it."""
+        """A saved dataset as a lazy pyarrow one; `StoreError` where the run did not save it.
+
+        Its files, and those of `files`, stay as long as this object where the run is temporary.
+        """
         return self._run.dataset(dataset)
 
     def files(self, dataset: str = METRICS) -> list[Path]:
