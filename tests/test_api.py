@@ -7,7 +7,9 @@ import gc
 import importlib
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from frames import CLOSES, COSTS, INDEX, SERIES, WIDE
 from prices import NAN, same
 
 import atc_backtest as atc
+from atc_backtest.pipelines.backtest import Progress
 from atc_backtest.reference import atc as reference
 
 # What comes back
@@ -58,6 +61,16 @@ def test_pandas_holds_what_arrow_does() -> None:
     assert same(signals["signal"].to_numpy(), reference(CLOSES[1][~np.isnan(CLOSES[1])], atc.AtcConfig()).signal)
     assert set(signals["position"]) == {0, 1}
     assert run.trades.groupby(["symbol", "param_id"]).size().loc["BBB", 1] >= run.metrics["trades"][3]
+
+
+def test_progress_is_shown_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    todo: list[int] = []
+    shown = SimpleNamespace(progress=Progress(started=lambda job, bars, dashboard: todo.append(bars)))
+    monkeypatch.setattr("atc_backtest.api.run_progress", lambda: nullcontext(shown))
+    silent = atc.backtest(WIDE, COSTS)
+    assert todo == []
+    assert atc.backtest(WIDE, COSTS, progress=True).hash == silent.hash
+    assert todo == [np.count_nonzero(~np.isnan(CLOSES))]
 
 
 def test_only_some_symbols() -> None:

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import typer
 
+import atc_backtest as atc
 from atc_backtest.cli import app
 from atc_backtest.config import RunConfig, flatten, from_dict, parse_toml
 from atc_backtest.metrics import METRIC_COLUMNS, TRADE_COLUMNS
@@ -86,7 +88,8 @@ def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert blocks
     for block in blocks:
         exec(compile(block, page, "exec"), names)
-    assert names["run"].hash.startswith("0d79a11870edc699")  # the README's
+    rows, demo = pd.read_parquet("examples/data/us_stocks.parquet"), "examples/demo.toml"
+    assert names["run"].hash == atc.backtest(rows, demo, tz="UTC", calendar="XNYS").hash  # that of `make demo`
 
 
 @pytest.mark.slow

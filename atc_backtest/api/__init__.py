@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from atc_backtest.api.results import Run
 from atc_backtest.api.series import signals
 from atc_backtest.api.times import Times
 from atc_backtest.config import RunConfig
+from atc_backtest.display.terminal import run_progress
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines import runs
 from atc_backtest.pipelines.backtest import Options
@@ -46,6 +48,7 @@ def backtest(
     memory_limit: int | str | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    progress: bool = False,
 ) -> Run:
     """Backtest one or many parameter sets over prices.
 
@@ -66,6 +69,7 @@ def backtest(
     timestamps    of arrays: a DatetimeIndex, datetime64, or int64 ns UTC
     kernel, threads, workers, scheduler, memory_limit, overwrite, resume
                   as of the command `atc-backtest backtest`; they do not change the result
+    progress      show a bar on stderr while the run goes on
 
     A run of which partitions failed comes back with `state` "partial". Raises `ConfigError`, `DataError`, `StoreError`,
     all of them `AtcError`.
@@ -104,7 +108,9 @@ def backtest(
             store = folder.with_name(f"{folder.name}.zarr")
             panel = panel_of(prices, Times(tz, timestamps, bar))
             write_store(panel, store, bar_ns_of(panel, bar), calendar or "24/7", overwrite)
-        return Run(run_over(store, folder, sets, options), temporary)
+        with run_progress() if progress else nullcontext() as shown:
+            run = run_over(store, folder, sets, options, shown.progress if shown else None)
+        return Run(run, temporary)
     except BaseException:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
