@@ -179,9 +179,14 @@ class Run:
 
     def table(self, dataset: str = METRICS, where: ds.Expression | None = None) -> pa.Table:
         """The committed rows of a dataset, all or some, in memory, sorted by symbol, set, then time."""
-        keys = [("symbol", "ascending"), ("param_id", "ascending")]
-        order = {"signals": "ts", "equity": "ts", "trades": "trade_id"}.get(dataset)
-        return self.dataset(dataset).to_table(filter=where).sort_by([*keys, (order, "ascending")] if order else keys)
+        return in_order(self.dataset(dataset).to_table(filter=where), dataset)
+
+
+def in_order(rows: pa.Table, dataset: str) -> pa.Table:
+    """Rows of a dataset by symbol, set, then time."""
+    keys = [("symbol", "ascending"), ("param_id", "ascending")]
+    order = {"signals": "ts", "equity": "ts", "trades": "trade_id"}.get(dataset)
+    return rows.sort_by([*keys, (order, "ascending")] if order else keys)
 
 
 def open_run(path: Path) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import gc
 import importlib
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -105,15 +106,23 @@ def test_a_run_with_a_place_stays_and_its_prices_beside_it(tmp_path: Path) -> No
     assert atc.backtest(tmp_path / "first.zarr", COSTS, out=out, resume=True).hash == hash_
 
 
-def test_prices_that_changed_are_not_taken_for_those_of_the_run(tmp_path: Path) -> None:
-    out = tmp_path / "first"
+def test_what_was_not_saved_is_of_the_prices_that_the_run_began_with(tmp_path: Path) -> None:
+    out, store = tmp_path / "first", tmp_path / "first.zarr"
     run = atc.backtest(WIDE, COSTS, out=out)
-    assert len(run.equity("AAA")) == 263
+    before = run.equity("AAA")
+    assert len(before) == 263
     later = run.store.ts(299, 300) + 3600 * 10**9
-    atc.open_store(tmp_path / "first.zarr").append(later, run.symbols, {"close": np.full((3, 1), 9.0)})
+    atc.open_store(store).append(later, run.symbols, {"close": np.full((3, 1), 9.0)})
+    assert atc.open_store(store).info.n_bars == 301
+    assert run.equity("AAA").equals(before)
+    assert run.store.info.n_bars == 300
+    shutil.rmtree(store)
+    atc.backtest(WIDE + 1, COSTS, out=out.with_name("other"))
+    out.with_name("other.zarr").rename(store)
     assert len(run.metrics) == 3
-    with pytest.raises(atc.StoreError, match="other prices now"):
-        run.equity("AAA")
+    for call in (lambda: run.equity("AAA"), lambda: run.store):
+        with pytest.raises(atc.StoreError, match="another store than the one"):
+            call()
 
 
 def test_warnings_of_a_report() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ import pyarrow.dataset as ds
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError, StoreError, UnavailableError
 from atc_backtest.pipelines import report
-from atc_backtest.pipelines.backtest import Options, backtest
-from atc_backtest.pipelines.job import METRICS, check_saves
+from atc_backtest.pipelines.job import METRICS
+from atc_backtest.pipelines.recomputing import recomputed
 from atc_backtest.pipelines.runs import Run as RunFolder
 from atc_backtest.stores.ingest.columns import listed
 from atc_backtest.stores.opening import open_store
@@ -32,8 +31,8 @@ class Run:
 
     `metrics`, `trades`, `equity`, `signals` are pandas objects and need pandas; `table`, `dataset` and `files` are
     Arrow and files, and need nothing. Times are UTC. A series that the run did not save is computed again when it is
-    asked for, from the store's same prices, to the same bits. Where `symbol` or `param_id` may be left out, the run
-    has one of them.
+    asked for, from the version of the prices that the run began with, to the same bits. Where `symbol` or `param_id`
+    may be left out, the run has one of them.
 
     >>> import numpy as np
     >>> import atc_backtest as atc
@@ -91,14 +90,11 @@ class Run:
 
     @property
     def store(self) -> ZarrStore:
-        """The prices, as the run began with them. `StoreError` where they are no longer there."""
+        """The version of the prices that the run began with. `StoreError` where it is no longer there."""
         begun = self._run.manifest["store"]
-        store = open_store(begun["path"])
-        if (store.info.id, store.info.version) != (begun["id"], begun["version"]):
-            raise StoreError(
-                f"{begun['path']} has other prices now than the run began with: what the run saved can still be read, "
-                "the rest cannot be computed again. Save series with save=, or run again."
-            )
+        store = open_store(begun["path"], begun["version"])
+        if store.info.id != begun["id"]:
+            raise StoreError(f"{begun['path']} is another store than the one the run began with: run again.")
         return store
 
     @property
@@ -145,11 +141,12 @@ class Run:
         names = [symbols] if isinstance(symbols, str) else symbols
         for name in names or ():
             self._symbol(name)
-        sets = range(len(self.sets)) if param_id is None else [self._param_id(param_id)]
-        if dataset == METRICS or dataset in self._run.datasets:
-            where = ds.field("param_id").isin(list(sets))
-            return self._run.table(dataset, where if names is None else where & ds.field("symbol").isin(list(names)))
-        return self._computed(dataset, self.symbols if names is None else names, sets)
+        wanted = list(self.symbols if names is None else names)
+        first, last = (0, len(self.sets) - 1) if param_id is None else (self._param_id(param_id),) * 2
+        if dataset in self._run.datasets:
+            number = ds.field("param_id")
+            return self._run.table(dataset, ds.field("symbol").isin(wanted) & (number >= first) & (number <= last))
+        return recomputed(self._run, dataset, wanted, (first, last + 1))
 
     def dataset(self, dataset: str = METRICS) -> ds.Dataset:
         """A saved dataset as a lazy pyarrow one; `StoreError` where the run did not save it.
@@ -161,18 +158,6 @@ class Run:
     def files(self, dataset: str = METRICS) -> list[Path]:
         """The Parquet files of a saved dataset, for any reader: polars, DuckDB, Dask."""
         return self._run.files(dataset)
-
-    def _computed(self, dataset: str, symbols: Sequence[str], sets: Sequence[int]) -> pa.Table:
-        """Rows that were not saved, by a run of its own over these symbols and sets."""
-        check_saves([dataset])
-        options = Options(kernel=self._run.manifest["kernel"], symbols=tuple(symbols), save=(dataset,))
-        with tempfile.TemporaryDirectory(prefix="atc-backtest-") as folder:
-            again = backtest(self.store.info.path, Path(folder, "run"), [self.sets[at] for at in sets], options)
-            if again.state != "complete":
-                raise StoreError(f"{dataset} could not be computed again: {again.set_aside[0].error}")
-            table = again.table(dataset)
-        numbers = pa.array(list(sets), pa.int64()).take(table["param_id"].combine_chunks())
-        return table.set_column(table.column_names.index("param_id"), "param_id", numbers)
 
     def _series(self, dataset: str, symbol: str | None, param_id: int | None) -> pd.DataFrame:
         name, number = self._symbol(symbol), self._param_id(param_id)
