@@ -15,6 +15,7 @@ help:
 	@echo "make demo       set up, ingest the bundled prices, backtest them with costs, print the reports"
 	@echo "make test       set up what is missing and run every test"
 	@echo "make check      format, lint and types of Python and Rust: what CI and pre-commit run"
+	@echo "make docs       build the documentation's site into site/; it must build without a warning"
 	@echo "make bench      the speed of kernels, stores, ingest and fetch, as ratios measured side by side"
 	@echo "make venv       set up .venv for development and nothing more"
 	@echo "make clean      remove what was built and the demo's output; distclean removes .venv too"
@@ -46,6 +47,9 @@ check: .venv/.dev
 	else \
 	  echo "skipped: cargo fmt and clippy, for there is no Rust toolchain on PATH (https://rustup.rs)"; \
 	fi
+
+docs: .venv/.dev
+	$(PY) -m mkdocs build --strict
 
 bench: .venv/.dev
 	$(PY) benchmarks/kernel.py
@@ -104,7 +108,7 @@ SAY_KERNEL = kernel=`$(PY) -c 'from atc_backtest.kernels import get_kernel; prin
 	[ "$$now" = "`cat $@ 2>/dev/null`" ] || echo "$$now" > $@
 
 clean:
-	rm -rf build dist demo atc_backtest.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo site atc_backtest.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf $(CRATE)/target atc_backtest/kernels/_rust*.so
 	rm -f .venv/.plain .venv/.dev .venv/.made
 	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
@@ -114,4 +118,4 @@ distclean: clean
 
 FORCE:
 
-.PHONY: help demo test check bench venv clean distclean FORCE
+.PHONY: help demo test check docs bench venv clean distclean FORCE

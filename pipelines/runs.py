@@ -208,11 +208,16 @@ class Run:
             raise StoreError(f"{self.path} has no committed {dataset} yet: let the run go on.")
         return ds.dataset([str(file) for file in files], format="parquet")
 
-    def table(self, dataset: str = METRICS) -> pa.Table:
-        """All committed rows of a dataset in memory, sorted by symbol, set, then time."""
-        keys = [("symbol", "ascending"), ("param_id", "ascending")]
-        order = {"signals": "ts", "equity": "ts", "trades": "trade_id", PERIODS: "period_ts"}.get(dataset)
-        return self.dataset(dataset).to_table().sort_by([*keys, (order, "ascending")] if order else keys)
+    def table(self, dataset: str = METRICS, where: ds.Expression | None = None) -> pa.Table:
+        """The committed rows of a dataset, all or some, in memory, sorted by symbol, set, then time."""
+        return in_order(self.dataset(dataset).to_table(filter=where), dataset)
+
+
+def in_order(rows: pa.Table, dataset: str) -> pa.Table:
+    """Rows of a dataset by symbol, set, then time."""
+    keys = [("symbol", "ascending"), ("param_id", "ascending")]
+    order = {"signals": "ts", "equity": "ts", "trades": "trade_id", PERIODS: "period_ts"}.get(dataset)
+    return rows.sort_by([*keys, (order, "ascending")] if order else keys)
 
 
 def open_run(path: Path) -> Run:
