@@ -30,11 +30,13 @@ from atc_backtest.pipelines.runs import (
     Basis,
     JobPlace,
     Run,
+    check_place,
     create_run,
     discard_unfinished,
     job_at,
     open_run,
     resume_job,
+    writing,
 )
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
@@ -123,17 +125,27 @@ def backtest(
 ) -> Run:
     """Run every parameter set over the store's symbols and commit the parts under `out`.
 
-    Raises `ConfigError`, `DataError` or `StoreError` before work starts where it can; a run that
-    stops half-way keeps its committed parts and continues with `Options.resume`. A partition that fails
-    for good is set aside and the others go on: the run comes back with state `partial`.
+    Raises `ConfigError`, `DataError` or `StoreError` before work starts where it can, also when another process
+    is at work on that run. A run that stops half-way keeps its committed parts and continues with
+    `Options.resume`. A partition that fails for good is set aside and the others go on: the run comes back with
+    state `partial`.
     """
     options, progress = options or Options(), progress or Progress()
     job = prepare(store, out, sets, options)
-    info = open_store(store, job.store_version).info
+    if not options.resume:
+        check_place(job.run, options.overwrite)
+    with writing(job.run):
+        return _carry_out(job, out, options, progress)
+
+
+def _carry_out(job: Job, out: Path, options: Options, progress: Progress) -> Run:
+    """Begin the run at `out` or go on with it, for whoever holds `writing`."""
+    info = open_store(job.store, job.store_version).info
     if options.resume:
+        job = resume_job(job)  # what was prepared from may have been replaced before the lock was ours
         discard_unfinished(open_run(job.run))
     else:
-        create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
+        create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)
     run = open_run(out)
     done = run.done
     todo = [p for p in job.plan.partitions if p.index not in done]

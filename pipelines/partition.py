@@ -152,18 +152,23 @@ class _Stream:
         return n_bars
 
     def _prices(self, source: str, ts: I64, block: Fields) -> Prices:
-        try:
-            if source == "close":
-                return Prices(block["close"])
+        """What the kernel is given; `DataError` names the first symbol with a price that it refuses, and when."""
+        close, averaged = block["close"], None
+        if source != "close":
             names = SOURCE_FIELDS[source]
-            total = block[names[0]]
+            averaged = block[names[0]]
             for name in names[1:]:
-                total = total + block[name]
-            return Prices(block["close"], total / len(names))
+                averaged = averaged + block[name]
+            averaged = averaged / len(names)
+        try:
+            return Prices(close, averaged)
         except DataError as error:
-            whom = f"{self._job.symbols[self._symbols[0]]} .. {self._job.symbols[self._symbols[-1]]}"
-            when = np.datetime64(int(ts[0]), "ns")
-            raise DataError(f"{self._job.store}, symbols {whom}, block from {when}: {error}") from error
+            bad = np.zeros(close.shape, dtype=np.bool_)
+            for values in (close, close if averaged is None else averaged):
+                bad |= ~((values > 0) & (values < np.inf)) & ~np.isnan(close)
+            row, bar = (int(at) for at in np.argwhere(bad)[0])
+            symbol, when = self._job.symbols[self._symbols[row]], np.datetime64(int(ts[bar]), "ns")
+            raise DataError(f"{self._job.store}, {symbol} at {np.datetime_as_string(when, 's')}: {error}") from error
 
     def _save(self, symbol: int, param_id: int, found: tuple[int, int], writers: dict[str, PartWriter]) -> None:
         """Hand the room's last row to the writers, copied: they keep rows for longer than the room does."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +29,10 @@ from atc_backtest.pipelines.hashing import Content, run_hash
 from atc_backtest.pipelines.job import METRICS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
+from atc_backtest.stores.lock import locked
 
 MANIFEST = "manifest.json"
+LOCK = "writer.lock"
 FORMAT = "atc-backtest run"
 FORMAT_VERSION = 2
 SCHEMA_VERSION = 1
@@ -46,19 +49,43 @@ class Basis:
     fill: str
 
 
+@contextmanager
+def writing(run: Path) -> Iterator[None]:
+    """The right to begin or to go on with a run, of one process at a time; its folder is made where there is none.
+
+    `StoreError` names the process that has it. The kernel takes it back when that process dies, however it does.
+    """
+    with ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(run / LOCK, "atc-backtest backtest", f"remove {run / LOCK}"))
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot write {run}: {error}. Check the folder and the free space.") from error
+        yield
+
+
+def check_place(run: Path, overwrite: bool) -> None:
+    """`StoreError` when something is where a new run is to be that `overwrite` does not replace: all but a run."""
+    if not _is_occupied(run):
+        return
+    if not (run / MANIFEST).is_file():
+        raise StoreError(f"{run} exists and is not a run: choose another --out; nothing was touched.")
+    if not overwrite:
+        raise StoreError(
+            f"{run} already holds a run: choose another --out, continue it with --resume, "
+            "or replace it with --overwrite."
+        )
+
+
 def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], overwrite: bool) -> None:
     """Make the run's folder and its manifest; `StoreError` when something is in the way.
 
-    `overwrite` replaces an earlier run, never anything else.
+    `overwrite` replaces an earlier run, never anything else. For whoever holds `writing`.
     """
+    check_place(job.run, overwrite)
     if _is_occupied(job.run):
-        if not (job.run / MANIFEST).is_file():
-            raise StoreError(f"{job.run} exists and is not a run: choose another --out; nothing was touched.")
-        if not overwrite:
-            raise StoreError(
-                f"{job.run} already holds a run: choose another --out, continue it with --resume, "
-                "or replace it with --overwrite."
-            )
         _remove(job.run)
     try:
         job.run.mkdir(parents=True, exist_ok=True)
@@ -68,15 +95,16 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
 
 
 def _is_occupied(path: Path) -> bool:
-    """Whether something is there that is more than the beginning of a run that was killed at once."""
+    """Whether something is there that is more than a lock and the beginning of a run that was killed at once."""
     if not path.is_dir():
         return path.exists()
-    return any(not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
+    return any(child.name != LOCK and not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
 
 
 def _remove(run: Path) -> None:
     """Commits first and the manifest last: cut short, it leaves a run with fewer parts, not something unknown."""
-    for child in sorted(run.iterdir(), key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
+    children = (child for child in run.iterdir() if child.name != LOCK)
+    for child in sorted(children, key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:

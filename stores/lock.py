@@ -65,8 +65,8 @@ def parse_owner(data: bytes) -> Owner | None:
         return None
 
 
-def refusal(place: str, owner: Owner | None) -> StoreError:
-    """What a second writer is told."""
+def refusal(place: str, owner: Owner | None, remedy: str | None = None) -> StoreError:
+    """What a second writer is told. `remedy`: how to take a lock away from another host; None: that of stores."""
     folder = place.removesuffix("/writer.lock")
     if owner is None:
         return StoreError(f"{folder} is being written by another process: wait until it is done.")
@@ -74,23 +74,23 @@ def refusal(place: str, owner: Owner | None) -> StoreError:
         return StoreError(f"{folder} is being written by {owner}: wait until it is done.")
     return StoreError(
         f"{folder} is being written by {owner}, or was when that machine went away. When you are sure it no longer "
-        f"writes: atc-backtest store repair --break-lock {folder}"
+        f"writes: {remedy or f'atc-backtest store repair --break-lock {folder}'}"
     )
 
 
 @contextlib.contextmanager
-def locked(path: Path, command: str) -> Iterator[bool]:
-    """Hold the lock while the block runs. `StoreError` names the writer that has it.
+def locked(path: Path, command: str, remedy: str | None = None) -> Iterator[bool]:
+    """Hold the lock while the block runs. `StoreError` names the writer that has it; `remedy` as in `refusal`.
 
     True where its last owner did not release it, for it was killed.
     """
-    handle, taken_over = _take(path)
+    handle, taken_over = _take(path, remedy)
     try:
         found = os.pread(handle, 1 << 16, 0)
         before = parse_owner(found)
         if before is not None:
             if not before.here or before.alive:
-                raise refusal(str(path), before)
+                raise refusal(str(path), before, remedy)
             LOG.warning("%s: the lock of a writer that died was taken over (%s).", path.parent, before)
         try:
             os.ftruncate(handle, 0)
@@ -129,7 +129,7 @@ def break_lock(path: Path) -> str | None:
     return str(owner) if owner else "a writer that did not say its name"
 
 
-def _take(path: Path) -> tuple[int, bool]:
+def _take(path: Path, remedy: str | None) -> tuple[int, bool]:
     """A handle of the locked file that stands at `path`, and whether it was there before.
 
     Its last owner may have removed the one we opened: then once more.
@@ -140,7 +140,7 @@ def _take(path: Path) -> tuple[int, bool]:
         if not _flock(handle):
             owner = parse_owner(os.pread(handle, 1 << 16, 0))
             os.close(handle)
-            raise refusal(str(path), owner)
+            raise refusal(str(path), owner, remedy)
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(handle).st_ino == path.stat().st_ino:
                 return handle, there
