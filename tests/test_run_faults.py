@@ -279,3 +279,39 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(store: Path, tmp_path: Pa
     run = open_run(small_disk / "run")
     assert (run.state, run.content_hash()) == ("complete", whole.content_hash())
     assert verify(run).ok
+
+
+DIES = """
+import os, signal, sys
+from atc_backtest.pipelines import parts
+kept, left = parts.write_record, [int(sys.argv.pop(1))]
+
+def dying(run, index, records):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    kept(run, index, records)
+
+parts.write_record = dying
+from atc_backtest.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_killed_between_parts_and_record_again_and_again(store: Path, tmp_path: Path) -> None:
+    whole = backtest(store, tmp_path / "whole", [RUN], Options(save=("trades",)))
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", DIES]
+    rest = ["backtest", str(store), "--out", str(out), "--save", "trades", "--threads", "1"]
+    for done, commits in enumerate((0, 1, 1)):
+        again = ["--resume"] if done else []
+        died = subprocess.run(
+            [*command, str(commits), *rest, *again], check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        assert died.returncode == -signal.SIGKILL
+        run = open_run(out)
+        assert len(run.done) == done < len(list((out / "trades").glob("part-*.parquet")))
+    run = backtest(store, out, [RUN], Options(resume=True, save=("trades",)))
+    assert (run.state, run.content_hash()) == ("complete", whole.content_hash())
+    assert verify(run).ok
