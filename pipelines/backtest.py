@@ -35,13 +35,14 @@ from atc_backtest.pipelines.runs import (
     Basis,
     JobPlace,
     Run,
-    claimed,
+    check_place,
     create_run,
     discard_unfinished,
     job_at,
     open_run,
     remove_leftovers,
     resume_job,
+    writing,
 )
 from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
 from atc_backtest.pipelines.workers import Needs, own_versions, sources_digest
@@ -149,20 +150,24 @@ def backtest(
 ) -> Run:
     """Run every parameter set over the store's symbols and commit the parts under `out`.
 
-    Raises `ConfigError`, `DataError` or `StoreError` before work starts where it can; a run that
-    stops half-way keeps its committed parts and continues with `Options.resume`. A partition that fails
-    for good is set aside and the others go on: the run comes back with state `partial`.
+    Raises `ConfigError`, `DataError` or `StoreError` before work starts where it can, also when another process
+    is at work on that run. A run that stops half-way keeps its committed parts and continues with
+    `Options.resume`. A partition that fails for good is set aside and the others go on: the run comes back with
+    state `partial`.
     """
     options, progress = options or Options(), progress or Progress()
     job = prepare(store, out, sets, options)
-    with claimed(job.run, options.overwrite, options.resume):
-        return _carried_out(job, options, progress)
+    if not options.resume:
+        check_place(job.run, options.overwrite)
+    with writing(job.run):
+        return _carry_out(job, options, progress)
 
 
-def _carried_out(job: Job, options: Options, progress: Progress) -> Run:
-    """What is left to do of a job whose folder nobody else works in."""
+def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
+    """Begin the run or go on with it, for whoever holds `writing`."""
     info = open_store(job.store, job.store_version).info
     if options.resume:
+        job = resume_job(job)  # what was prepared from may have been replaced before the lock was ours
         discard_unfinished(open_run(job.run))
     else:
         create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -53,23 +53,24 @@ class Basis:
 
 
 @contextmanager
-def claimed(run: Path, overwrite: bool, resume: bool) -> Iterator[None]:
-    """Hold the run's folder while the block runs, so that nobody else begins or resumes a run there.
+def writing(run: Path) -> Iterator[None]:
+    """The right to begin or to go on with a run, of one process at a time; its folder is made where there is none.
 
-    `StoreError` names who does. The kernel releases it when its holder dies. `StoreError` too where something else
-    is in the way; readers need no lock.
+    `StoreError` names the process that has it. The kernel takes it back when that process dies, however it does.
     """
-    if not resume:
-        _check_place(run, overwrite)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot create the run {run}: {error}.") from error
-    with locked(run / LOCK, "backtest", "remove its file writer.lock") as _:
+    with ExitStack() as stack:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(run / LOCK, "atc-backtest backtest", f"remove {run / LOCK}"))
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot write {run}: {error}. Check the folder and the free space.") from error
         yield
 
 
-def _check_place(run: Path, overwrite: bool) -> None:
+def check_place(run: Path, overwrite: bool) -> None:
+    """`StoreError` when something is where a new run is to be that `overwrite` does not replace: all but a run."""
     if not _is_occupied(run):
         return
     if not (run / MANIFEST).is_file():
@@ -84,9 +85,9 @@ def _check_place(run: Path, overwrite: bool) -> None:
 def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], overwrite: bool) -> None:
     """Make the run's folder and its manifest; `StoreError` when something is in the way.
 
-    `overwrite` replaces an earlier run, never anything else.
+    `overwrite` replaces an earlier run, never anything else. For whoever holds `writing`.
     """
-    _check_place(job.run, overwrite)
+    check_place(job.run, overwrite)
     if _is_occupied(job.run):
         _remove(job.run)
     try:
@@ -97,18 +98,19 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
 
 
 def _is_occupied(path: Path) -> bool:
-    """Whether something is there that is more than the beginning of a run that was killed at once."""
+    """Whether something is there that is more than a lock and the beginning of a run that was killed at once."""
     if not path.is_dir():
         return path.exists()
-    return any(not child.match(f".{MANIFEST}.*.tmp") and child.name != LOCK for child in path.iterdir())
+    return any(child.name != LOCK and not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
 
 
 def _remove(run: Path) -> None:
     """Commits first and the manifest last: cut short, it leaves a run with fewer parts, not something unknown."""
-    for child in sorted(run.iterdir(), key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
+    children = (child for child in run.iterdir() if child.name != LOCK)
+    for child in sorted(children, key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
-        elif child.name != LOCK:
+        else:
             child.unlink()
 
 

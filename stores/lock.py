@@ -65,12 +65,8 @@ def parse_owner(data: bytes) -> Owner | None:
         return None
 
 
-BREAK = "atc-backtest store repair --break-lock {folder}"
-"""How the lock of a store is taken away from a machine that is gone."""
-
-
-def refusal(place: str, owner: Owner | None, remedy: str = BREAK) -> StoreError:
-    """What a second writer is told."""
+def refusal(place: str, owner: Owner | None, remedy: str | None = None) -> StoreError:
+    """What a second writer is told. `remedy`: how to take a lock away from another host; None: that of stores."""
     folder = place.removesuffix("/writer.lock")
     if owner is None:
         return StoreError(f"{folder} is being written by another process: wait until it is done.")
@@ -78,13 +74,13 @@ def refusal(place: str, owner: Owner | None, remedy: str = BREAK) -> StoreError:
         return StoreError(f"{folder} is being written by {owner}: wait until it is done.")
     return StoreError(
         f"{folder} is being written by {owner}, or was when that machine went away. When you are sure it no longer "
-        f"writes: {remedy.format(folder=folder)}"
+        f"writes: {remedy or f'atc-backtest store repair --break-lock {folder}'}"
     )
 
 
 @contextlib.contextmanager
-def locked(path: Path, command: str, remedy: str = BREAK) -> Iterator[bool]:
-    """Hold the lock while the block runs. `StoreError` names the writer that has it, and the `remedy`.
+def locked(path: Path, command: str, remedy: str | None = None) -> Iterator[bool]:
+    """Hold the lock while the block runs. `StoreError` names the writer that has it; `remedy` as in `refusal`.
 
     True where its last owner did not release it, for it was killed.
     """
@@ -133,7 +129,7 @@ def break_lock(path: Path) -> str | None:
     return str(owner) if owner else "a writer that did not say its name"
 
 
-def _take(path: Path, remedy: str) -> tuple[int, bool]:
+def _take(path: Path, remedy: str | None) -> tuple[int, bool]:
     """A handle of the locked file that stands at `path`, and whether it was there before.
 
     Its last owner may have removed the one we opened: then once more.
