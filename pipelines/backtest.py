@@ -45,6 +45,9 @@ PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
+WRITTEN_BYTES = {"signals": 7, "equity": 7}
+"""A row on disk, of the datasets with a row a bar; measured on random walks."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -218,6 +221,7 @@ def _shape(
         set_bytes=8 * EQUITY_SLOTS + ACCOUNT.itemsize + GROUP_BYTES * (1 + len(save)) // 2,
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
+        written_bytes=max((WRITTEN_BYTES.get(name, 0) for name in save), default=0),
         n_streams=len(layouts),
         kernel=kernel,
     )

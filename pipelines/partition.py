@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -34,7 +34,7 @@ from atc_backtest.pipelines.parts import (
     series_table,
     trades_table,
 )
-from atc_backtest.pipelines.plan import Partition
+from atc_backtest.pipelines.plan import Partition, chunk_blocks
 from atc_backtest.pipelines.slabs import F64, I64, Fields, Slabs
 from atc_backtest.stores.base import Store
 from atc_backtest.stores.opening import open_store
@@ -82,21 +82,28 @@ def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
             f"{job.store} is another store than the one the run began with: a run over changed prices would mix both. "
             "Start a new run."
         )
-    stream = _Stream(job, partition, store)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(PartWriter(job.part(name, partition.index), schema_of(job, name)))
             for name in (*job.save, METRICS)
         }
-        symbol_bars = 0
-        slabs = stack.enter_context(stream.slabs.reading(job.plan.prefetch))
-        for ts, block in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
-            n_bars = stream.advance(ts, block, writers)
-            symbol_bars += n_bars
-            tick(n_bars)
-        stream.finish(writers)
+        blocks = chunk_blocks(partition.symbols, store.info.chunk[0])
+        symbol_bars = sum(_run_block(job, replace(partition, symbols=block), store, writers, tick) for block in blocks)
         commit_parts(job, partition.index, writers)
     return PartSummary(partition.index, symbol_bars)
+
+
+def _run_block(job: Job, block: Partition, store: Store, writers: dict[str, PartWriter], tick: Tick) -> int:
+    """A partition's symbols of one chunk from first bar to last; present bars times sets. Nothing of it is kept."""
+    stream = _Stream(job, block, store)
+    symbol_bars = 0
+    with stream.slabs.reading(job.plan.prefetch) as slabs:
+        for ts, fields in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
+            n_bars = stream.advance(ts, fields, writers)
+            symbol_bars += n_bars
+            tick(n_bars)
+    stream.finish(writers)
+    return symbol_bars
 
 
 class _Stream:
