@@ -59,6 +59,9 @@ DASK_REPORT = "dask-report.html"
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
+WRITTEN_BYTES = {"signals": 7, "equity": 7}
+"""A row on disk, of the datasets with a row a bar; measured on random walks."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -313,6 +316,7 @@ def _shape(
         ),
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
+        written_bytes=max((WRITTEN_BYTES.get(name, 0) for name in save), default=0),
         n_streams=len(layouts),
         kernel=kernel,
     )

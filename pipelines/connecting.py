@@ -35,6 +35,10 @@ ONE_THREAD = dict.fromkeys(
 """A worker is one thread; libraries that would start more of their own are told so before they are imported."""
 
 
+QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+"""What a worker says of connections that end with the run is nobody's concern; errors of tasks reach the client."""
+
+
 @contextlib.contextmanager
 def local_cluster(
     n_workers: int, worker_bytes: int | None, setup: Setup | None = None, dashboard: str | None = None
@@ -55,7 +59,8 @@ def local_cluster(
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 1.0,
         "distributed.scheduler.allowed-failures": 0,
-        "distributed.nanny.pre-spawn-environ": ONE_THREAD | {"MALLOC_TRIM_THRESHOLD_": 65536},
+        "distributed.nanny.pre-spawn-environ": ONE_THREAD | QUIET | {"MALLOC_TRIM_THRESHOLD_": 65536},
+        "distributed.worker.preload": ["atc_backtest.pipelines.workers"],
     }
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -38,6 +39,11 @@ SAY_S = 0.5
 """Seconds between two such events of one item, at least."""
 BEATS = 8
 """Heartbeats that a worker's bars a second are counted over."""
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in the workers of a local cluster as they start: Ctrl-C is the client's to hear, who ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
