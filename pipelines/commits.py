@@ -57,6 +57,13 @@ def record_path(run: Path, index: int) -> Path:
     return run / COMMITS / f"part-{index:05d}.json"
 
 
+def turn_path(run: Path, index: int) -> Path:
+    """What attempts at partition `index` take turns by; its folder is made."""
+    folder = run / COMMITS
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f".part-{index:05d}.lock"
+
+
 def is_committed(run: Path, index: int) -> bool:
     return record_path(run, index).is_file()
 

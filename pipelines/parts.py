@@ -18,10 +18,11 @@ from atc_backtest.accounts import OPEN, REASONS
 from atc_backtest.errors import StoreError
 from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS
 from atc_backtest.periods import PERIOD_COLUMNS
-from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, write_record
+from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, turn_path, write_record
 from atc_backtest.pipelines.hashing import Hasher
 from atc_backtest.pipelines.job import METRICS, PERIODS, Job
 from atc_backtest.pipelines.plan import ROW_GROUP
+from atc_backtest.stores.lock import in_turn
 
 TS = pa.timestamp("ns", tz="UTC")
 _TYPES = {
@@ -157,11 +158,13 @@ class PartWriter:
 def commit_parts(job: Job, index: int, writers: Mapping[str, PartWriter]) -> None:
     """Commit partition `index`: its parts get their names, then its record is written; from here on it counts.
 
-    Nothing committed is replaced: where another attempt was faster, this one's files are dropped.
+    Nothing committed is replaced: where another attempt was faster, this one's files are dropped. Two that come at
+    once take turns, so that a record and the parts that it names are of one attempt.
     """
     parts = {name: writer.finish() for name, writer in writers.items()}
-    if is_committed(job.run, index):
-        return
-    for writer in writers.values():
-        writer.publish()
-    write_record(job.run, index, parts)
+    with in_turn(turn_path(job.run, index)):
+        if is_committed(job.run, index):
+            return
+        for writer in writers.values():
+            writer.publish()
+        write_record(job.run, index, parts)

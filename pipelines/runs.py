@@ -281,8 +281,9 @@ def job_at(place: JobPlace) -> Job:
 
 def remove_leftovers(run: Run) -> None:
     """Remove what attempts that were killed left behind; for the run's holder, while nobody computes."""
-    for hidden in run.path.glob("*/.part-*.tmp"):
-        hidden.unlink(missing_ok=True)
+    for pattern in ("*/.part-*.tmp", f"{commits.COMMITS}/.part-*.lock"):
+        for hidden in run.path.glob(pattern):
+            hidden.unlink(missing_ok=True)
 
 
 def discard_unfinished(run: Run) -> None:

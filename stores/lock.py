@@ -103,6 +103,26 @@ def locked(path: Path, command: str, remedy: str | None = None) -> Iterator[bool
         os.close(handle)
 
 
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait until nobody else holds the lock at `path`, and hold it while the block runs. The file goes with it.
+
+    Where the file system knows no locks, nobody waits.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108
+    finally:
+        os.close(handle)
+
+
 def is_free(path: Path) -> bool:
     """Whether no living writer holds the lock at `path`; another host's counts as living."""
     try:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,8 +26,10 @@ from typer.testing import CliRunner, Result
 from atc_backtest.cli import app
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
+from atc_backtest.pipelines import parts
 from atc_backtest.pipelines.backtest import Options, Progress, backtest
-from atc_backtest.pipelines.runs import LOCK, open_run, writing
+from atc_backtest.pipelines.partition import run_partition
+from atc_backtest.pipelines.runs import LOCK, job_of, open_run, writing
 from atc_backtest.pipelines.verify import verify
 from atc_backtest.stores import transaction
 from atc_backtest.stores.lock import this_process
@@ -316,3 +319,33 @@ def test_killed_between_parts_and_record_again_and_again(store: Path, tmp_path: 
     run = backtest(store, out, [RUN], Options(resume=True, save=("trades",)))
     assert (run.state, run.content_hash()) == ("complete", whole.content_hash())
     assert verify(run).ok
+
+
+def test_two_attempts_at_one_partition_commit_one_of_them(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that outlived its client, and the one that took its place: cut into other blocks, so of other bytes."""
+    out = tmp_path / "run"
+    options = Options(save=("signals",), threads=1)
+    backtest(store, out, [RUN], options)
+    shutil.rmtree(out / "commits")
+    job = job_of(open_run(out), "numba")
+    kept, came = parts.write_record, []
+
+    def late(*args: Any) -> None:
+        came.append(args)
+        time.sleep(0.5 if len(came) % 2 else 0)  # whoever comes first is overtaken, were it not for their turns
+        kept(*args)
+
+    monkeypatch.setattr(parts, "write_record", late)
+    for partition in job.plan.partitions:
+        jobs = [replace(job, plan=replace(job.plan, block_bars=bars)) for bars in (64, 300)]
+        threads = [threading.Thread(target=run_partition, args=(one, partition, lambda bars: None)) for one in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    run = open_run(out)
+    assert run.state == "complete"
+    assert verify(run).ok
+    assert not [path for path in out.rglob(".*") if path.is_file()]
