@@ -19,9 +19,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from atc_backtest.accounts import ACCOUNT, OPEN, REASONS, TRADE, Rules
+from atc_backtest.accounts import ACCOUNT, Rules
 from atc_backtest.calendars import REMEDY, venue
 from atc_backtest.errors import ConfigError
 
@@ -248,23 +247,6 @@ def longest_drawdown_ns(account: np.void) -> int | None:
         return None
     lasting = account["ts"] - account["peak_ts"] if account["n"] - 1 > account["peak_bar"] else 0
     return int(max(account["longest_ns"], lasting))
-
-
-def trade_columns(trades: NDArray[np.void], symbol: str, param_id: int) -> dict[str, list[Value]]:
-    """`TRADE_COLUMNS` of closed and open trades of one account: plain Python values, None for null."""
-    values = {name: trades[name].tolist() for name in TRADE.names or ()}
-    n_trades = len(trades)
-    is_open = [reason == OPEN for reason in values["reason"]]
-    columns: dict[str, list[Value]] = values | {
-        "symbol": [symbol] * n_trades,
-        "param_id": [param_id] * n_trades,
-        "side": ["long" if side > 0 else "short" for side in values["side"]],
-        "exit_reason": [REASONS[reason] for reason in values["reason"]],
-        "status": ["open" if still else "closed" for still in is_open],
-    }
-    for name in ("exit_ts", "exit_bar", "exit_price", "exit_fee", "exit_reason"):
-        columns[name] = [None if still else value for value, still in zip(columns[name], is_open, strict=True)]
-    return {name: columns[name] for name in TRADE_COLUMNS}
 
 
 def relative_figures(moments: Mapping[str, float], rf: float, bars_per_year: float) -> dict[str, Value]:

@@ -48,6 +48,9 @@ PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20,
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
+WRITTEN_BYTES = {"signals": 7, "equity": 7}
+"""A row on disk, of the datasets with a row a bar; measured on random walks."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -116,7 +119,9 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         kernel=kernel,
         save=save,
         period=check_period(options.period),
-        plan=make_plan(_shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit),
+        plan=make_plan(
+            _shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit, _ram_bytes()
+        ),
         costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
     return resume_job(job) if options.resume else job
@@ -189,6 +194,14 @@ def executor_of(job: Job, options: Options) -> AbstractContextManager[Executor]:
     return nullcontext(Threads(job.plan.n_workers))
 
 
+def _ram_bytes() -> int | None:
+    """This machine's memory; None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no POSIX
+        return None
+
+
 def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:
     position = {symbol.name: at for at, symbol in enumerate(info.symbols)}
     if names is None:
@@ -232,6 +245,7 @@ def _shape(
         ),
         process_bytes=PROCESS_BYTES[kernel],
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
+        written_bytes=max((WRITTEN_BYTES.get(name, 0) for name in save), default=0),
         n_streams=len(layouts),
         kernel=kernel,
     )

@@ -41,5 +41,11 @@ TASK_NS = 5e6
 LONGEST_NS = 10e9
 """What a task should last at most: more is lost with it when it is lost, and the last one is waited for."""
 
+SHORTEST_NS = 0.1e9
+"""What a task should last at least, where that leaves no worker idle: below it, its fixed costs are felt."""
+
+PART_BYTES = 128e6
+"""What a part of a saved series should have on disk, where tasks are not too long for that."""
+
 WORTH, WORTH_NS = 0.95, 20e6
 """A finer cut is taken where the run then lasts less than this share of what a coarser one takes, by that much."""

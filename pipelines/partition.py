@@ -7,7 +7,7 @@ kernel state are carried from slab to slab, saved series leave through their wri
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -31,8 +31,9 @@ from atc_backtest.pipelines.parts import (
     series_table,
     trades_table,
 )
-from atc_backtest.pipelines.plan import Partition
+from atc_backtest.pipelines.plan import Partition, chunk_blocks
 from atc_backtest.pipelines.stream import BY_ROW, Stream
+from atc_backtest.stores.base import Store
 from atc_backtest.stores.opening import open_store
 
 
@@ -57,22 +58,29 @@ def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
             f"{job.store} is another store than the one the run began with: a run over changed prices would mix both. "
             "Start a new run."
         )
-    stream = Stream(job, partition, store, job.save)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(PartWriter(job.part(name, partition.index), schema_of(job, name)))
             for name in (*job.save, METRICS)
         }
-        saver = _Saver(job, partition, stream, writers)
-        symbol_bars = 0
-        slabs = stack.enter_context(stream.slabs.reading(job.plan.prefetch))
-        for ts, block in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
-            n_bars = stream.advance(ts, block, saver)
-            symbol_bars += n_bars
-            tick(n_bars)
-        saver.finish()
+        blocks = chunk_blocks(partition.symbols, store.info.chunk[0])
+        symbol_bars = sum(_run_block(job, replace(partition, symbols=block), store, writers, tick) for block in blocks)
         commit_parts(job, partition.index, writers)
     return PartSummary(partition.index, symbol_bars)
+
+
+def _run_block(job: Job, block: Partition, store: Store, writers: dict[str, PartWriter], tick: Tick) -> int:
+    """A partition's symbols of one chunk from first bar to last; present bars times sets. Nothing of it is kept."""
+    stream = Stream(job, block, store, job.save)
+    saver = _Saver(job, block, stream, writers)
+    symbol_bars = 0
+    with stream.slabs.reading(job.plan.prefetch) as slabs:
+        for ts, fields in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
+            n_bars = stream.advance(ts, fields, saver)
+            symbol_bars += n_bars
+            tick(n_bars)
+    saver.finish()
+    return symbol_bars
 
 
 class _Saver:

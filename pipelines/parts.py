@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from atc_backtest.accounts import OPEN, REASONS
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
-from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
+from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS
 from atc_backtest.periods import PERIOD_COLUMNS
 from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, write_record
 from atc_backtest.pipelines.hashing import Hasher
@@ -37,6 +38,9 @@ EQUITY_SCHEMA = pa.schema([*KEYS, ("ts", TS), ("equity", pa.float64())])
 TRADES_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in TRADE_COLUMNS.items()])
 PERIODS_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in PERIOD_COLUMNS.items()])
 _SCHEMAS = {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA, PERIODS: PERIODS_SCHEMA}
+
+_SIDES, _STATUSES = pa.array(["short", "long"]), pa.array(["closed", "open"])
+_REASONS = pa.array([None if code == OPEN else name for code, name in enumerate(REASONS)])
 
 
 def metrics_schema(sets: Sequence[RunConfig], varying: Sequence[str]) -> pa.Schema:
@@ -71,8 +75,19 @@ def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[st
 
 
 def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Table:
-    """The trade log of `TRADE` records; an open trade has null exits."""
-    return pa.table(trade_columns(trades, symbol, param_id), schema=TRADES_SCHEMA)
+    """The trade log of `TRADE` records, copied; an open trade has null exits."""
+    is_open = trades["reason"] == OPEN
+    columns = {
+        "symbol": pa.repeat(symbol, len(trades)),
+        "param_id": np.full(len(trades), param_id, np.int64),
+        "side": _SIDES.take(pa.array(trades["side"] > 0).cast(pa.int8())),
+        "exit_reason": _REASONS.take(pa.array(trades["reason"])),
+        "status": _STATUSES.take(pa.array(is_open).cast(pa.int8())),
+    }
+    for name in (name for name in TRADES_SCHEMA.names if name not in columns):
+        found = pa.array(trades[name].copy(), mask=is_open if name.startswith("exit_") else None)
+        columns[name] = found.cast(TRADES_SCHEMA.field(name).type)
+    return pa.table([columns[name] for name in TRADES_SCHEMA.names], schema=TRADES_SCHEMA)
 
 
 def periods_table(names: Sequence[str], param_id: int, periods: NDArray[np.void]) -> pa.Table:

@@ -1,9 +1,10 @@
 """The plan: shapes and a memory budget in, partitions out. Pure integers, no reading, no clock.
 
-A partition is a block of symbols (a chunk of the store, or a part where chunks are fewer than workers
-can share evenly) and a block of parameter sets, over all bars. It is read slab by slab along time (a slab:
-whole chunks), computed block by block within a slab, with the state carried on, so that memory depends on
-neither the number of bars nor of partitions. docs/memory.md tells more.
+A partition is a block of symbols (a chunk of the store, a part where chunks are fewer than workers can
+share evenly, or several chunks one after another where each is over in a moment) and a block of parameter
+sets, over all bars. It is read slab by slab along time (a slab: whole chunks), computed block by block within
+a slab, with the state carried on, so that memory depends on neither the number of bars nor of partitions.
+docs/memory.md tells more.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapreplace
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines import costs
@@ -26,6 +27,9 @@ SMALLEST_BLOCK = 256
 
 MANY = 64
 """Tasks a worker; from here on, how they fall at the end hardly matters."""
+
+Block = tuple[int, ...]
+"""Symbols of one chunk, or a part of them: what is read and computed at once."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Shape:
     process_bytes: int
     """One process before its first bar: packages imported, kernels compiled."""
     saved_bytes: int = 0
+    written_bytes: int = 0
+    """On disk, per symbol, set and bar, of the largest dataset with a row a bar; about."""
     n_streams: int = 1
     """Of all sets: averages and signs that must be computed apart."""
     kernel: str = "rust"
@@ -56,9 +62,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Partition:
-    """Symbols of one chunk, by position in the store, ascending, and a half-open range of sets.
+    """Symbols by position in the store, ascending, and a half-open range of sets.
 
-    `index` names the part file.
+    Symbols of one chunk, or several chunks with all that is asked for of each. `index` names the part file.
     """
 
     index: int
@@ -91,10 +97,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How the run is cut: `symbols` of the tasks, in order of the store, and how many sets each has."""
+    """How the run is cut: `blocks` of symbols, in order of the store, and how many sets a task has.
 
-    symbols: tuple[tuple[int, ...], ...]
+    `tasks`: of each group of sets, into which neighbouring blocks are gathered as evenly as they can be.
+    """
+
+    blocks: tuple[Block, ...]
     sets: int
+    tasks: int
+
+    def gathered(self, tasks: int) -> list[tuple[Block, ...]]:
+        """The blocks of each of `tasks` tasks."""
+        edges = [len(self.blocks) * k // tasks for k in range(tasks + 1)]
+        return [self.blocks[start:stop] for start, stop in pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -104,24 +119,30 @@ class _Level:
     block: int
     sets: int
     prefetch: bool
+    tasks: int
     task_bytes: int
 
 
-def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int | None) -> Plan:
+def make_plan(
+    shape: Shape, n_workers: int, processes: bool, memory_limit: int | None, ram_bytes: int | None = None
+) -> Plan:
     """Cut a run into partitions that keep `n_workers` busy within `memory_limit` bytes.
 
     `processes`: each worker is a process of its own (beside the client), else a thread of one
     process. Raises `ConfigError` with the smallest budget that works when the limit is too small.
+    Without a limit it aims at half of `ram_bytes`, the machine's, and refuses nothing.
     """
-    budget = math.inf if memory_limit is None else memory_limit
+    budget = memory_limit or (math.inf if ram_bytes is None else ram_bytes // 2)
     fixed = _fixed_bytes(shape, n_workers, processes)
     cut = _cut(shape, n_workers)
     levels = _levels(shape, cut)
     chosen = next((level for level in levels if fixed + n_workers * level.task_bytes <= budget), None)
     if chosen is None:
-        raise ConfigError(_refusal(shape, n_workers, processes, int(budget)))
+        if memory_limit is not None:
+            raise ConfigError(_refusal(shape, n_workers, processes, memory_limit))
+        chosen = min(levels, key=lambda level: level.task_bytes)
     return Plan(
-        partitions=_partitions(shape, cut.symbols, chosen.sets),
+        partitions=_partitions(shape, cut.gathered(chosen.tasks), chosen.sets),
         slab_bars=shape.chunk_bars,
         block_bars=chosen.block,
         n_workers=n_workers,
@@ -130,7 +151,7 @@ def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int |
         projected_bytes=fixed + n_workers * chosen.task_bytes,
         memory_limit=memory_limit,
         prefetch=chosen.prefetch,
-        seconds=_makespan(shape, cut.symbols, chosen.sets, n_workers),
+        seconds=_makespan(shape, cut.gathered(chosen.tasks), chosen.sets, n_workers),
     )
 
 
@@ -159,76 +180,101 @@ def _least(shape: Shape, n_workers: int, processes: bool) -> int:
 
 
 def _levels(shape: Shape, cut: _Cut) -> list[_Level]:
-    """From generous to sparing: smaller blocks cost little, then reading ahead goes, then sets are run apart."""
-    choices = [(shape.chunk_bars, cut.sets, True)]
-    block, sets = shape.chunk_bars, cut.sets
+    """From generous to sparing: smaller blocks cost little; then nothing is gathered, read ahead, or run together."""
+    choices = [(shape.chunk_bars, cut.sets, True, cut.tasks)]
+    block, sets, apart = shape.chunk_bars, cut.sets, len(cut.blocks)
     while block > SMALLEST_BLOCK:
         block = max(SMALLEST_BLOCK, block // 2)
-        choices.append((block, sets, True))
-    choices.append((block, sets, False))
+        choices.append((block, sets, True, cut.tasks))
+    choices += [(block, sets, True, apart), (block, sets, False, apart)]
     while sets > 1:
         sets = (sets + 1) // 2
-        choices.append((block, sets, False))
-    symbols = max(map(len, cut.symbols))
-    return [_Level(*choice, _task_bytes(shape, symbols, *choice)) for choice in choices]
+        choices.append((block, sets, False, apart))
+    return [_Level(*choice, _task_bytes(shape, cut, *choice)) for choice in choices]
 
 
-def _task_bytes(shape: Shape, symbols: int, block: int, sets: int, prefetch: bool) -> int:
-    """Peak of one partition: slabs of every field (the next one being decoded), a block's working arrays."""
+def _task_bytes(shape: Shape, cut: _Cut, block: int, sets: int, prefetch: bool, tasks: int) -> int:
+    """Peak of one partition: slabs of every field (the next one being decoded), a block's working arrays.
+
+    Of blocks that are gathered one is read and computed at a time; hashes and rows to write are of all.
+    """
+    symbols = max(map(len, cut.blocks))
+    gathered = max(sum(map(len, blocks)) for blocks in cut.gathered(tasks))
     chunk = 8 * shape.chunk_symbols * shape.chunk_bars
     slab = 8 * symbols * shape.chunk_bars * shape.n_fields
     times = 2 * 8 * shape.chunk_bars
     read = (2 if prefetch else 1) * (slab + times) + 3 * chunk
-    state = symbols * (shape.state_bytes + 2 * sets * shape.set_bytes)
+    state = symbols * shape.state_bytes + 2 * gathered * sets * shape.set_bytes
     working = 8 * block * (symbols * (sets + shape.n_fields + 3) + 2 * sets + 26)
-    saved = 2 * shape.saved_bytes * min(symbols * sets * shape.n_bars, ROW_GROUP + block)
+    saved = 2 * shape.saved_bytes * min(gathered * sets * shape.n_bars, ROW_GROUP + block)
     return read + state + working + saved
 
 
 def _cut(shape: Shape, n_workers: int) -> _Cut:
     """The cut that ends soonest by the estimate: a finer one where that is worth it, or tasks would be too long."""
-    chunks = _chunks(shape)
+    chunks = chunk_blocks(shape.symbols, shape.chunk_symbols)
     candidates = []
     for pieces in (2**k for k in range(shape.chunk_symbols.bit_length()) if 2**k <= shape.chunk_symbols):
-        symbols = _split(chunks, pieces)
+        blocks = _split(chunks, pieces)
         groups: tuple[int, ...] = (1, *(n_workers * 2**k for k in range(3)))
-        groups += (math.ceil(shape.n_sets / _longest_sets(shape, symbols)),)
+        groups += (math.ceil(shape.n_sets / _longest_sets(shape, blocks)),)
         counts = {math.ceil(shape.n_sets / group) for group in groups}
-        candidates += [(symbols, sets) for sets in counts]
-    candidates.sort(key=lambda cut: (len(cut[0]) * math.ceil(shape.n_sets / cut[1]), len(cut[0])))
+        candidates += [_Cut(blocks, sets, len(blocks)) for sets in counts]
+    candidates.sort(key=lambda cut: (len(cut.blocks) * math.ceil(shape.n_sets / cut.sets), len(cut.blocks)))
     best, best_seconds, best_long = candidates[0], math.inf, True
-    for symbols, sets in candidates:
-        seconds = _makespan(shape, symbols, sets, n_workers)
-        too_long = _task_ns(shape, max(map(len, symbols)), sets) > costs.LONGEST_NS
+    for cut in candidates:
+        seconds = _makespan(shape, cut.gathered(cut.tasks), cut.sets, n_workers)
+        too_long = _task_ns(shape, (max(map(len, cut.blocks)),), cut.sets) > costs.LONGEST_NS
         worth = seconds < min(costs.WORTH * best_seconds, best_seconds - costs.WORTH_NS / 1e9)
         if (best_long and not too_long) or (worth and too_long <= best_long):
-            best, best_seconds, best_long = (symbols, sets), seconds, too_long
-    return _Cut(*best)
+            best, best_seconds, best_long = cut, seconds, too_long
+    return _gather(shape, best, n_workers)
 
 
-def _longest_sets(shape: Shape, symbols: tuple[tuple[int, ...], ...]) -> int:
+def _gather(shape: Shape, cut: _Cut, n_workers: int) -> _Cut:
+    """The same with fewer tasks, where they are short or their parts small; never so few that the run takes longer."""
+    if any(a[-1] // shape.chunk_symbols == b[0] // shape.chunk_symbols for a, b in pairwise(cut.blocks)):
+        return cut  # chunks were split because workers are more than they
+    n_blocks, n_groups = len(cut.blocks), math.ceil(shape.n_sets / cut.sets)
+    work = sum(n * _bars_ns(shape, size, cut.sets) for size, n in Counter(map(len, cut.blocks)).items())
+    written = shape.written_bytes * len(shape.symbols) * cut.sets * shape.n_bars
+    wanted = work / costs.SHORTEST_NS
+    if written:
+        wanted = min(wanted, max(written / costs.PART_BYTES, work / costs.LONGEST_NS))
+    fewest = max(1, math.ceil(wanted), math.ceil(n_workers / n_groups))
+    candidates = [n for n in range(fewest, fewest + n_workers) if n < n_blocks]
+    times = {n: _makespan(shape, cut.gathered(n), cut.sets, n_workers) for n in (*candidates, n_blocks)}
+    return replace(cut, tasks=min(times, key=lambda n: (times[n], n)))
+
+
+def _longest_sets(shape: Shape, blocks: tuple[Block, ...]) -> int:
     """The most sets with which a task is not too long; 1 where even that is."""
-    most = max(map(len, symbols))
+    most = (max(map(len, blocks)),)
     return max(1, bisect_right(range(1, shape.n_sets + 1), costs.LONGEST_NS, key=lambda n: _task_ns(shape, most, n)))
 
 
-def _task_ns(shape: Shape, symbols: int, sets: int) -> float:
-    """One task: its chunks decoded whole, streams shared by its sets, an account a set."""
+def _task_ns(shape: Shape, sizes: tuple[int, ...], sets: int) -> float:
+    """One task of blocks with so many symbols."""
+    return costs.TASK_NS + sum(_bars_ns(shape, symbols, sets) for symbols in sizes)
+
+
+def _bars_ns(shape: Shape, symbols: int, sets: int) -> float:
+    """A block's bars: its chunks decoded whole, streams shared by its sets, an account a set."""
     kernel = costs.KERNEL[shape.kernel]
     lanes = math.ceil(symbols / kernel.lanes) * kernel.lanes
     computed = lanes * (kernel.stream_ns * min(shape.n_streams, sets) + kernel.set_ns * sets)
     read = costs.READ_NS * shape.n_fields * max(symbols, shape.chunk_symbols)
-    return costs.TASK_NS + shape.n_bars * (read + computed + costs.ACCOUNT_NS * symbols * sets)
+    return shape.n_bars * (read + computed + costs.ACCOUNT_NS * symbols * sets)
 
 
-def _makespan(shape: Shape, symbols: tuple[tuple[int, ...], ...], sets: int, n_workers: int) -> float:
+def _makespan(shape: Shape, tasks: list[tuple[Block, ...]], sets: int, n_workers: int) -> float:
     """Seconds until the last of the workers is done, each taking the next task when it is free."""
     last = shape.n_sets % sets
-    sizes = Counter({sets: shape.n_sets // sets}) + Counter({last: last > 0})
+    groups = Counter({sets: shape.n_sets // sets}) + Counter({last: last > 0})
     times = [
-        (_task_ns(shape, n, size) / 1e9, n_blocks * n_groups)
-        for n, n_blocks in Counter(map(len, symbols)).items()
-        for size, n_groups in sizes.items()
+        (_task_ns(shape, sizes, n_sets) / 1e9, n_tasks * n_groups)
+        for sizes, n_tasks in Counter(tuple(map(len, blocks)) for blocks in tasks).items()
+        for n_sets, n_groups in groups.items()
     ]
     if sum(count for _, count in times) > MANY * n_workers:
         return sum(seconds * count for seconds, count in times) / n_workers
@@ -239,12 +285,12 @@ def _makespan(shape: Shape, symbols: tuple[tuple[int, ...], ...], sets: int, n_w
     return max(free)
 
 
-def _chunks(shape: Shape) -> list[tuple[int, ...]]:
-    blocks = groupby(shape.symbols, key=lambda symbol: symbol // shape.chunk_symbols)
-    return [tuple(block) for _, block in blocks]
+def chunk_blocks(symbols: Block, chunk_symbols: int) -> list[Block]:
+    """Symbols, ascending, by the chunk of the store that they lie in."""
+    return [tuple(block) for _, block in groupby(symbols, key=lambda symbol: symbol // chunk_symbols)]
 
 
-def _split(chunks: list[tuple[int, ...]], pieces: int) -> tuple[tuple[int, ...], ...]:
+def _split(chunks: list[Block], pieces: int) -> tuple[Block, ...]:
     """Every chunk's symbols in up to `pieces` parts, as even as they can be."""
     parts = []
     for chunk in chunks:
@@ -254,10 +300,10 @@ def _split(chunks: list[tuple[int, ...]], pieces: int) -> tuple[tuple[int, ...],
     return tuple(parts)
 
 
-def _partitions(shape: Shape, symbols: tuple[tuple[int, ...], ...], sets: int) -> tuple[Partition, ...]:
+def _partitions(shape: Shape, tasks: list[tuple[Block, ...]], sets: int) -> tuple[Partition, ...]:
     groups = [(first, min(first + sets, shape.n_sets)) for first in range(0, shape.n_sets, sets)]
-    pairs = [(block, group) for block in symbols for group in groups]
-    return tuple(Partition(index, block, group) for index, (block, group) in enumerate(pairs))
+    pairs = [(tuple(chain.from_iterable(blocks)), group) for blocks in tasks for group in groups]
+    return tuple(Partition(index, symbols, group) for index, (symbols, group) in enumerate(pairs))
 
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {

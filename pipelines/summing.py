@@ -22,7 +22,7 @@ from atc_backtest.pipelines.accounting import Advanced
 from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kernel, executor_of
 from atc_backtest.pipelines.executors import Failed, Tick
 from atc_backtest.pipelines.job import Job
-from atc_backtest.pipelines.plan import Partition, format_bytes
+from atc_backtest.pipelines.plan import Partition, chunk_blocks, format_bytes
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of
 from atc_backtest.pipelines.stream import EXPOSURE, Stream
 from atc_backtest.pipelines.weighing import Weights
@@ -57,10 +57,11 @@ class _Task:
 def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Callable[[int, int], None]) -> F64:
     """`SUMS` over all symbols, [4, bars], relative to the portfolio's value at the last rebalance, without cash."""
     job = job_of(run, get_kernel(options.kernel).name)
-    n_bars = open_store(job.store, job.store_version).info.n_bars
+    info = open_store(job.store, job.store_version).info
+    n_bars = info.n_bars
     _check_memory(job, options, n_bars)
     compile_kernel(job)
-    blocks = sorted({partition.symbols for partition in run.partitions})
+    blocks = sorted({block for part in run.partitions for block in chunk_blocks(part.symbols, info.chunk[0])})
     place = {symbol: at for at, symbol in enumerate(sorted(symbol for block in blocks for symbol in block))}
     total = np.zeros((len(SUMS), 2, n_bars), np.int64)
     with TemporaryDirectory(prefix=".portfolio-", dir=run.path) as folder, executor_of(job, options) as executor:

@@ -11,7 +11,7 @@ from accounting import DAY_NS, Played, make_bars, make_rules, play, random_bars
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from atc_backtest.accounts import FILLS, TRADE, Bars, Rules, new_accounts
+from atc_backtest.accounts import FILLS, Bars, Rules, new_accounts
 from atc_backtest.errors import ConfigError
 from atc_backtest.metrics import (
     CALENDARS,
@@ -22,7 +22,6 @@ from atc_backtest.metrics import (
     figures,
     longest_drawdown_ns,
     moments,
-    trade_columns,
 )
 
 HOUR_NS = 3600 * 10**9
@@ -309,27 +308,6 @@ def test_figures_have_the_types_of_their_columns() -> None:
     row = figures(play(rules, random_bars(2, 500)).account[0], rules, 365.25)
     types = {"int64": int, "float64": float, "bool": bool, "timestamp": int}
     assert {name: type(value) for name, value in row.items()} == {name: types[METRIC_COLUMNS[name]] for name in row}
-
-
-def test_trade_columns() -> None:
-    rules = make_rules(fill="close", shorts=True)
-    played = play(rules, make_bars([10, 11, 10, 12], [1, -1, 0, 1]))
-    columns = trade_columns(np.concatenate((played.trades, played.open)), "ABC", 7)
-    assert list(columns) == list(TRADE_COLUMNS)
-    assert columns["symbol"] == ["ABC"] * 3
-    assert columns["param_id"] == [7] * 3
-    assert columns["trade_id"] == [0, 1, 2]
-    assert columns["side"] == ["long", "short", "long"]
-    assert columns["exit_reason"] == ["reversal", "signal", None]
-    assert columns["status"] == ["closed", "closed", "open"]
-    assert columns["entry_bar"] == [0, 1, 3]
-    assert columns["exit_bar"] == [1, 2, None]
-    assert columns["exit_ts"] == [DAY_NS, 2 * DAY_NS, None]
-    assert columns["exit_price"] == [11, 10, None]
-    assert columns["exit_fee"] == [0, 0, None]
-    assert columns["bars"] == [1, 1, 0]
-    none = trade_columns(np.zeros(0, TRADE), "ABC", 7)
-    assert none == {name: [] for name in TRADE_COLUMNS}
 
 
 def test_figures_do_not_touch_the_account() -> None:

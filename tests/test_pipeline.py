@@ -97,6 +97,15 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans that cut as finely as they would with a lot of work, over stores that have little."""
     monkeypatch.setattr(costs, "TASK_NS", 0.0)
     monkeypatch.setattr(costs, "WORTH_NS", 0.0)
+    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
+    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that gather no chunks into one task, however short tasks are."""
+    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
+    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
 
 
 @pytest.mark.usefixtures("eager")
@@ -124,6 +133,27 @@ def test_a_split_chunk_gives_the_same_rows(store: Path, tmp_path: Path) -> None:
     assert max(len(part.symbols) for part in split.partitions) < 64
     for dataset in ("metrics", *ALL):
         assert as_bytes(split.table(dataset)) == as_bytes(one.table(dataset)), dataset
+
+
+@pytest.mark.parametrize("budget", ["free", "least"])
+def test_chunks_gathered_into_one_task_give_the_same_rows(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
+) -> None:
+    sets = [RUN, replace(RUN, atc=AtcConfig(lambda_=0.3))]
+    limit = None
+    if budget == "least":
+        with pytest.raises(ConfigError) as refused:
+            prepare(store, tmp_path / "x", sets, Options(threads=1, save=ALL, memory_limit=1))
+        limit = int(str(refused.value).rsplit("(", 1)[1].split()[0])
+    together = backtest(store, tmp_path / "together", sets, Options(threads=1, save=ALL, memory_limit=limit))
+    assert [len(part.symbols) for part in together.partitions][:1] == [70 if budget == "free" else 64]
+    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
+    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
+    apart = backtest(store, tmp_path / "apart", sets, Options(threads=1, save=ALL))
+    assert {len(part.symbols) for part in apart.partitions} == {64, 6}
+    assert together.content_hash() == apart.content_hash()
+    for dataset in ("metrics", *ALL):
+        assert as_bytes(together.table(dataset)) == as_bytes(apart.table(dataset)), dataset
 
 
 def test_saved_positions_are_what_the_signals_ask_for(store: Path, tmp_path: Path) -> None:
@@ -199,6 +229,7 @@ def test_a_symbol_without_evaluated_bars_has_null_figures(store: Path, tmp_path:
     assert row["sharpe"] is row["total_return"] is row["start_ts"] is None
 
 
+@pytest.mark.usefixtures("apart")
 def test_interrupted_and_resumed_equals_uninterrupted(store: Path, tmp_path: Path) -> None:
     whole = run(store, tmp_path / "whole", save=ALL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -48,7 +49,9 @@ def test_the_union_of_all_partitions_is_every_symbol_and_set_exactly_once(
     assert set(seen) == {(s, p) for s in symbols for p in range(n_sets)}
     assert set(seen.values()) == {1}
     assert [part.index for part in plan.partitions] == list(range(len(plan.partitions)))
-    assert all(len({s // chunk for s in part.symbols}) == 1 for part in plan.partitions)
+    for part in plan.partitions:
+        touched = {s // chunk for s in part.symbols}
+        assert len(touched) == 1 or set(part.symbols) == {s for s in symbols if s // chunk in touched}
     assert limit is None or plan.projected_bytes <= limit
 
 
@@ -65,6 +68,29 @@ def test_one_chunk_of_symbols_is_shared_by_as_many_workers_as_it_has_vectors_for
 
 def test_chunks_enough_for_all_workers_stay_whole() -> None:
     assert len(make_plan(shape(tuple(range(64 * 64))), 2, False, None).partitions) == 64
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+def test_tasks_that_would_be_over_in_a_moment_are_gathered_and_nobody_idles(workers: int) -> None:
+    """5,000 symbols of 1,500 bars are 79 chunks of some 10 ms each."""
+    whole = shape(tuple(range(5000)), n_bars=1_500)
+    found = make_plan(whole, workers, False, None)
+    assert workers <= len(found.partitions) <= 10 + workers
+    sizes = [len(part.symbols) for part in found.partitions]
+    assert sum(sizes) == 5000
+    assert max(sizes) - min(sizes) <= 64
+    alone = make_plan(shape(tuple(range(64)), n_bars=1_500), 1, False, None)
+    assert found.seconds <= 79 * alone.seconds / workers
+    assert found.projected_bytes < 2 * make_plan(shape(tuple(range(128))), workers, False, None).projected_bytes
+
+
+def test_parts_of_saved_series_are_larger_where_tasks_stay_short_enough() -> None:
+    plain = shape(tuple(range(64 * 64)), n_bars=20_000)
+    saving = replace(plain, saved_bytes=40, written_bytes=8)
+    found = make_plan(saving, 2, False, None)
+    assert len(found.partitions) < len(make_plan(plain, 2, False, None).partitions)
+    assert 64e6 <= 8 * 20_000 * max(len(part.symbols) for part in found.partitions) <= 256e6
+    assert found.seconds * 2 / len(found.partitions) <= LONGEST_NS / 1e9
 
 
 def test_what_is_over_in_a_moment_is_not_split() -> None:
@@ -91,6 +117,19 @@ def test_a_tighter_budget_computes_smaller_blocks_then_fewer_sets() -> None:
     tight = make_plan(everything, 1, False, 10**9)
     assert tight.block_bars < free.block_bars
     assert tight.projected_bytes <= 10**9 < free.projected_bytes
+
+
+def test_without_a_limit_half_of_the_machine_is_aimed_at_and_nothing_refused() -> None:
+    everything = shape(tuple(range(64)), n_sets=2_000, n_bars=1_000)
+    free = make_plan(everything, 1, False, None)
+    half = make_plan(everything, 1, False, None, ram_bytes=free.projected_bytes)
+    assert half.memory_limit is None
+    assert half.projected_bytes <= free.projected_bytes // 2
+    assert make_plan(everything, 1, False, None, ram_bytes=2 * free.projected_bytes) == free
+    with pytest.raises(ConfigError) as refused:
+        make_plan(everything, 1, False, 1)
+    least = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
+    assert make_plan(everything, 1, False, None, ram_bytes=1).projected_bytes == least
 
 
 @given(

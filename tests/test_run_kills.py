@@ -19,6 +19,7 @@ from prices import tick_walk
 
 from atc_backtest.config import resolve
 from atc_backtest.errors import StoreError
+from atc_backtest.pipelines import costs
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.runs import Run, open_run
 from atc_backtest.pipelines.verify import verify
@@ -27,6 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SAVED = ("signals", "equity", "trades")
 PARTITIONS = 12
 PATIENCE_S = 120
+APART = (
+    "import runpy; from atc_backtest.pipelines import costs; costs.SHORTEST_NS = costs.PART_BYTES = 1.0; "
+    "runpy.run_module('atc_backtest', run_name='__main__', alter_sys=True)"
+)
+"""The command with a plan that gathers no chunks, however soon they are done."""
 
 pytestmark = pytest.mark.slow
 
@@ -42,14 +48,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(store: Path) -> Run:
-    run = backtest(store, store.parent / "whole", [resolve(environment={})], Options(save=SAVED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "SHORTEST_NS", 1.0)
+        patch.setattr(costs, "PART_BYTES", 1.0)
+        run = backtest(store, store.parent / "whole", [resolve(environment={})], Options(save=SAVED))
     assert len(run.done) == PARTITIONS
     return run
 
 
 def start(store: Path, out: Path, *args: object) -> subprocess.Popen[str]:
-    """`atc-backtest backtest` in a process of its own; its stderr in a file beside the run."""
-    command = [sys.executable, "-m", "atc_backtest", "backtest", store, "--out", out, "--save", ",".join(SAVED), *args]
+    """`atc-backtest backtest` in a process of its own, a partition a chunk; its stderr in a file beside the run."""
+    command = [sys.executable, "-c", APART, "backtest", store, "--out", out, "--save", ",".join(SAVED), *args]
     with out.with_suffix(".err").open("w") as said:
         return subprocess.Popen(
             [str(word) for word in command],

@@ -7,7 +7,7 @@ import pickle
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from atc_backtest.cli import app
 from atc_backtest.config import AtcConfig, RunConfig
 from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.pipelines import backtest as running
-from atc_backtest.pipelines import executors
+from atc_backtest.pipelines import costs, executors
 from atc_backtest.pipelines.backtest import Options, backtest, prepare
 from atc_backtest.pipelines.commits import file_digest, read_record, write_record
 from atc_backtest.pipelines.executors import Tick, WorkerLostError
@@ -39,6 +39,15 @@ from atc_backtest.pipelines.verify import verify
 RUN = RunConfig(AtcConfig())
 SETS = [RUN, replace(RUN, atc=AtcConfig(lambda_=0.3))]
 ALL = ("signals", "equity", "trades")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _apart() -> Iterator[None]:
+    """A partition for each chunk, however soon it is done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "SHORTEST_NS", 1.0)
+        patch.setattr(costs, "PART_BYTES", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
