@@ -74,8 +74,8 @@ def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[st
     return pa.table(arrays, schema=schema)
 
 
-def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Table:
-    """The trade log of `TRADE` records, copied; an open trade has null exits."""
+def trades_table(symbol: str, param_id: int | NDArray[np.int64], trades: NDArray[np.void]) -> pa.Table:
+    """The trade log of `TRADE` records, copied, of one set or one for each; an open trade has null exits."""
     is_open = trades["reason"] == OPEN
     columns = {
         "symbol": pa.repeat(symbol, len(trades)),
