@@ -138,7 +138,9 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         kernel=kernel,
         save=save,
         period=check_period(options.period),
-        plan=make_plan(_shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit),
+        plan=make_plan(
+            _shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit, _ram_bytes()
+        ),
         costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
     return resume_job(job) if options.resume else job
@@ -271,6 +273,14 @@ def task_name(job: Job, verb: str, partition: Partition) -> str:
     sets = f"set {first}" if first == last else f"sets {first} .. {last}"
     group = f"{stem(job.store).replace('-', '_')}: {verb}"
     return f"{group}-{partition.index}: {symbols}, {sets}, slabs of {job.plan.slab_bars} bars"
+
+
+def _ram_bytes() -> int | None:
+    """This machine's memory; None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no POSIX
+        return None
 
 
 def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -124,11 +124,12 @@ class _Saver:
         varying = [{key: settings[key] for key in self._job.varying} for settings in map(settings_of, stream.sets)]
         for row, name in sorted(enumerate(self._names), key=lambda pair: pair[1]):
             for i, param_id in enumerate(self._param_ids):
-                account = stream.accounts[i][row]
-                if "trades" in writers:
-                    writers["trades"].write(trades_table(name, param_id, open_trade(account)))
-                found = figures(account, stream.rules[i], self._job.bars_per_year[param_id])
+                found = figures(stream.accounts[i][row], stream.rules[i], self._job.bars_per_year[param_id])
                 rows.append({"symbol": name, "param_id": param_id} | found | varying[i])
+            if "trades" in writers:
+                still = [open_trade(accounts[row]) for accounts in stream.accounts]
+                param_ids = np.repeat(self._param_ids, list(map(len, still)))
+                writers["trades"].write(trades_table(name, param_ids, np.concatenate(still)))
         writers[METRICS].write(pa.Table.from_pylist(rows, schema=schema_of(self._job, METRICS)))
 
     def _finish_periods(self, writer: PartWriter) -> None:

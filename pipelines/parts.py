@@ -69,8 +69,8 @@ def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[st
     return pa.table(arrays, schema=schema)
 
 
-def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Table:
-    """The trade log of `TRADE` records; an open trade has null exits."""
+def trades_table(symbol: str, param_id: int | NDArray[np.int64], trades: NDArray[np.void]) -> pa.Table:
+    """The trade log of `TRADE` records, copied, of one set or one for each; an open trade has null exits."""
     is_open = trades["reason"] == OPEN
     columns = {
         "symbol": pa.repeat(symbol, len(trades)),
@@ -80,8 +80,7 @@ def trades_table(symbol: str, param_id: int, trades: NDArray[np.void]) -> pa.Tab
         "status": _STATUSES.take(pa.array(is_open).cast(pa.int8())),
     }
     for name in (name for name in TRADES_SCHEMA.names if name not in columns):
-        values = np.ascontiguousarray(trades[name])
-        found = pa.array(values, mask=is_open if name.startswith("exit_") else None)
+        found = pa.array(trades[name].copy(), mask=is_open if name.startswith("exit_") else None)
         columns[name] = found.cast(TRADES_SCHEMA.field(name).type)
     return pa.table([columns[name] for name in TRADES_SCHEMA.names], schema=TRADES_SCHEMA)
 

@@ -123,19 +123,24 @@ class _Level:
     task_bytes: int
 
 
-def make_plan(shape: Shape, n_workers: int, processes: bool, memory_limit: int | None) -> Plan:
+def make_plan(
+    shape: Shape, n_workers: int, processes: bool, memory_limit: int | None, ram_bytes: int | None = None
+) -> Plan:
     """Cut a run into partitions that keep `n_workers` busy within `memory_limit` bytes.
 
     `processes`: each worker is a process of its own (beside the client), else a thread of one
     process. Raises `ConfigError` with the smallest budget that works when the limit is too small.
+    Without a limit it aims at half of `ram_bytes`, the machine's, and refuses nothing.
     """
-    budget = math.inf if memory_limit is None else memory_limit
+    budget = memory_limit or (math.inf if ram_bytes is None else ram_bytes // 2)
     fixed = _fixed_bytes(shape, n_workers, processes)
     cut = _cut(shape, n_workers)
     levels = _levels(shape, cut)
     chosen = next((level for level in levels if fixed + n_workers * level.task_bytes <= budget), None)
     if chosen is None:
-        raise ConfigError(_refusal(shape, n_workers, processes, int(budget)))
+        if memory_limit is not None:
+            raise ConfigError(_refusal(shape, n_workers, processes, memory_limit))
+        chosen = min(levels, key=lambda level: level.task_bytes)
     return Plan(
         partitions=_partitions(shape, cut.gathered(chosen.tasks), chosen.sets),
         slab_bars=shape.chunk_bars,

@@ -54,12 +54,11 @@ class _Task:
 def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Callable[[int, int], None]) -> F64:
     """`SUMS` over all symbols, [4, bars], relative to the portfolio's value at the last rebalance, without cash."""
     job = job_of(run, get_kernel(options.kernel).name)
-    n_bars = open_store(job.store, job.store_version).info.n_bars
+    info = open_store(job.store, job.store_version).info
+    n_bars = info.n_bars
     _check_memory(job, options, n_bars)
     compile_kernel(job)
-    chunk = open_store(job.store, job.store_version).info.chunk[0]
-    whole_blocks = {partition.symbols for partition in run.partitions}
-    blocks = sorted({block for symbols in whole_blocks for block in chunk_blocks(symbols, chunk)})
+    blocks = sorted({block for part in run.partitions for block in chunk_blocks(part.symbols, info.chunk[0])})
     place = {symbol: at for at, symbol in enumerate(sorted(symbol for block in blocks for symbol in block))}
     total = np.zeros((len(SUMS), 2, n_bars), np.int64)
 

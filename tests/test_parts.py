@@ -37,3 +37,11 @@ def test_trade_columns() -> None:
     assert columns["bars"] == [1, 1, 0]
     none = trade_columns(np.zeros(0, TRADE))
     assert none == {name: [] for name in TRADE_COLUMNS}
+
+
+def test_a_table_of_one_trade_keeps_its_values_when_the_array_is_filled_again() -> None:
+    trades = np.zeros(1, TRADE)
+    trades["pnl"], trades["entry_bar"] = 1.5, 7
+    table = trades_table("ABC", 7, trades)
+    trades["pnl"], trades["entry_bar"] = -2.5, 8
+    assert (table["pnl"].to_pylist(), table["entry_bar"].to_pylist()) == ([1.5], [7])

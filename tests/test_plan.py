@@ -119,6 +119,19 @@ def test_a_tighter_budget_computes_smaller_blocks_then_fewer_sets() -> None:
     assert tight.projected_bytes <= 10**9 < free.projected_bytes
 
 
+def test_without_a_limit_half_of_the_machine_is_aimed_at_and_nothing_refused() -> None:
+    everything = shape(tuple(range(64)), n_sets=2_000, n_bars=1_000)
+    free = make_plan(everything, 1, False, None)
+    half = make_plan(everything, 1, False, None, ram_bytes=free.projected_bytes)
+    assert half.memory_limit is None
+    assert half.projected_bytes <= free.projected_bytes // 2
+    assert make_plan(everything, 1, False, None, ram_bytes=2 * free.projected_bytes) == free
+    with pytest.raises(ConfigError) as refused:
+        make_plan(everything, 1, False, 1)
+    least = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
+    assert make_plan(everything, 1, False, None, ram_bytes=1).projected_bytes == least
+
+
 @given(
     n_symbols=st.integers(1, 300),
     n_sets=st.integers(1, 300),
