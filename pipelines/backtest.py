@@ -30,7 +30,7 @@ from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
 from atc_backtest.pipelines.partition import PartSummary, run_partition
-from atc_backtest.pipelines.plan import Partition, Shape, make_plan
+from atc_backtest.pipelines.plan import Partition, Plan, Shape, make_plan, plan_again
 from atc_backtest.pipelines.runs import (
     Basis,
     JobPlace,
@@ -123,8 +123,6 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
     chosen = _chosen(info, options.symbols)
     save = check_saves(options.save)
     kernel = get_kernel(options.kernel).name
-    n_workers = options.workers or options.threads or os.cpu_count() or 1
-    clustered = options.workers is not None or options.scheduler is not None
     job = Job(
         store=absolute(store),
         run=out.resolve(),
@@ -138,12 +136,22 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         kernel=kernel,
         save=save,
         period=check_period(options.period),
-        plan=make_plan(
-            _shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit, _ram_bytes()
-        ),
+        plan=_plan(_shape(info, chosen, sets, save, kernel), out if options.resume else None, options),
         costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
     return resume_job(job) if options.resume else job
+
+
+def _plan(shape: Shape, begun: Path | None, options: Options) -> Plan:
+    """How the run is cut: anew, or as the one that has `begun` was."""
+    n_workers = options.workers or options.threads or os.cpu_count() or 1
+    clustered = options.workers is not None or options.scheduler is not None
+    if begun is None:
+        return make_plan(shape, n_workers, clustered, options.memory_limit, _ram_bytes())
+    partitions = open_run(begun).partitions
+    if set(shape.symbols) != {symbol for partition in partitions for symbol in partition.symbols}:
+        raise ConfigError(f"{begun} was begun with other --symbols: resume with the same ones.")
+    return plan_again(shape, partitions, n_workers, clustered, options.memory_limit)
 
 
 def backtest(

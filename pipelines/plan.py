@@ -111,6 +111,10 @@ class _Cut:
         edges = [len(self.blocks) * k // tasks for k in range(tasks + 1)]
         return [self.blocks[start:stop] for start, stop in pairwise(edges)]
 
+    def most(self, tasks: int) -> int:
+        """Symbols of the largest of `tasks` tasks."""
+        return max(sum(map(len, blocks)) for blocks in self.gathered(tasks))
+
 
 @dataclass(frozen=True)
 class _Level:
@@ -155,10 +159,52 @@ def make_plan(
     )
 
 
+def plan_again(
+    shape: Shape, partitions: tuple[Partition, ...], n_workers: int, processes: bool, memory_limit: int | None
+) -> Plan:
+    """The plan of a run that was cut before, into `partitions`: only blocks and reading ahead are chosen anew.
+
+    Raises `ConfigError`, as `make_plan` does, when that cut does not fit into the limit.
+    """
+    sizes = [tuple(map(len, chunk_blocks(one.symbols, shape.chunk_symbols))) for one in partitions]
+    sets = [stop - start for start, stop in (one.sets for one in partitions)]
+    size, most = (max(map(max, sizes)), max(map(sum, sizes))), max(sets)
+    block = shape.chunk_bars
+    choices = [(block, True)]
+    while block > SMALLEST_BLOCK:
+        block = max(SMALLEST_BLOCK, block // 2)
+        choices.append((block, True))
+    choices.append((block, False))
+    fixed = _fixed_bytes(shape, n_workers, processes)
+    needs = [fixed + n_workers * _task_bytes(shape, size, block, most, ahead) for block, ahead in choices]
+    fitting = [at for at, needed in enumerate(needs) if memory_limit is None or needed <= memory_limit]
+    if not fitting and memory_limit is not None:
+        single = _fixed_bytes(shape, 1, processes) + (min(needs) - fixed) // n_workers
+        raise ConfigError(_too_small(memory_limit, n_workers, min(needs), single))
+    (block, ahead), needed = choices[fitting[0]], needs[fitting[0]]
+    times = [_task_ns(shape, one, n) / 1e9 for one, n in zip(sizes, sets, strict=True)]
+    return Plan(
+        partitions=partitions,
+        slab_bars=shape.chunk_bars,
+        block_bars=block,
+        n_workers=n_workers,
+        processes=processes,
+        task_bytes=(needed - fixed) // n_workers,
+        projected_bytes=needed,
+        memory_limit=memory_limit,
+        prefetch=ahead,
+        seconds=max(sum(times) / n_workers, *times),
+    )
+
+
 def _refusal(shape: Shape, n_workers: int, processes: bool, budget: int) -> str:
-    needed = _least(shape, n_workers, processes)
+    return _too_small(budget, n_workers, _least(shape, n_workers, processes), _least(shape, 1, processes))
+
+
+def _too_small(budget: int, n_workers: int, needed: int, alone: int) -> str:
+    """`needed` bytes with so many workers, `alone` with one."""
     several = f"{n_workers} worker{'s' if n_workers > 1 else ''}"
-    single = f", or {_exact(_least(shape, 1, processes))} with one worker" if n_workers > 1 else ""
+    single = f", or {_exact(alone)} with one worker" if n_workers > 1 else ""
     return (
         f"a memory limit of {format_bytes(budget)} is too small for {several}: this run needs at least "
         f"{_exact(needed)}{single}. Raise --memory-limit or lower the number of workers."
@@ -190,16 +236,17 @@ def _levels(shape: Shape, cut: _Cut) -> list[_Level]:
     while sets > 1:
         sets = (sets + 1) // 2
         choices.append((block, sets, False, apart))
-    return [_Level(*choice, _task_bytes(shape, cut, *choice)) for choice in choices]
+    symbols = max(map(len, cut.blocks))
+    return [_Level(*choice, _task_bytes(shape, (symbols, cut.most(choice[3])), *choice[:3])) for choice in choices]
 
 
-def _task_bytes(shape: Shape, cut: _Cut, block: int, sets: int, prefetch: bool, tasks: int) -> int:
+def _task_bytes(shape: Shape, size: tuple[int, int], block: int, sets: int, prefetch: bool) -> int:
     """Peak of one partition: slabs of every field (the next one being decoded), a block's working arrays.
 
-    Of blocks that are gathered one is read and computed at a time; hashes and rows to write are of all.
+    `size`: symbols of its largest block, and of all. Of blocks that are gathered one is read and computed at a
+    time; hashes and rows to write are of all.
     """
-    symbols = max(map(len, cut.blocks))
-    gathered = max(sum(map(len, blocks)) for blocks in cut.gathered(tasks))
+    symbols, gathered = size
     chunk = 8 * shape.chunk_symbols * shape.chunk_bars
     slab = 8 * symbols * shape.chunk_bars * shape.n_fields
     times = 2 * 8 * shape.chunk_bars

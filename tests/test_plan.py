@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.costs import LONGEST_NS
-from atc_backtest.pipelines.plan import Shape, format_bytes, make_plan, parse_bytes
+from atc_backtest.pipelines.plan import Shape, format_bytes, make_plan, parse_bytes, plan_again
 
 
 def shape(symbols: tuple[int, ...], n_sets: int = 1, n_bars: int = 100_000, chunk_symbols: int = 64) -> Shape:
@@ -169,3 +169,28 @@ def test_sizes_that_are_none_are_refused(text: str) -> None:
 @given(st.integers(1, 2**60))
 def test_printed_sizes_suffice(size: int) -> None:
     assert parse_bytes(format_bytes(size).replace(" ", "")) >= size
+
+
+@given(
+    n_symbols=st.integers(1, 400),
+    n_sets=st.integers(1, 20),
+    before=st.integers(1, 8),
+    workers=st.integers(1, 8),
+    saved=st.sampled_from([0, 80]),
+)
+def test_a_run_that_goes_on_keeps_its_cut_and_is_promised_what_that_needs(
+    n_symbols: int, n_sets: int, before: int, workers: int, saved: int
+) -> None:
+    whole = replace(shape(tuple(range(n_symbols)), n_sets), saved_bytes=saved)
+    begun = make_plan(whole, before, False, None)
+    same = plan_again(whole, begun.partitions, before, False, None)
+    assert (same.partitions, same.projected_bytes) == (begun.partitions, begun.projected_bytes)
+    again = plan_again(whole, begun.partitions, workers, False, None)
+    assert again.partitions == begun.partitions
+    assert again.task_bytes == begun.task_bytes
+    with pytest.raises(ConfigError, match="at least") as refused:
+        plan_again(whole, begun.partitions, workers, False, 1)
+    least = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
+    assert plan_again(whole, begun.partitions, workers, False, least).projected_bytes == least
+    with pytest.raises(ConfigError, match="at least"):
+        plan_again(whole, begun.partitions, workers, False, least - 1)
