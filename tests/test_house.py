@@ -23,7 +23,7 @@ PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
     ("errors", "config", "growth", "accounts", "jit"),
-    ("calendars", "reference", "execution", "metrics", "periods", "stores"),
+    ("calendars", "reference", "execution", "metrics", "periods", "trials", "resampling", "stores"),
     ("kernels",),
     ("pipelines", "live"),
     ("diagnosis", "display"),
