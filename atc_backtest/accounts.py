@@ -207,23 +207,32 @@ class Saved:
 
     `trades`: `TRADE`, one more than the bars, closed trades in the order of their exits; empty when
     not asked for. `position`: int8, the target known at the close (1, 0, -1). `equity`: float64 at
-    the close, NaN before the first evaluated bar; the figures' sums are taken from it.
+    the close, NaN before the first evaluated bar; the figures' sums are taken from it. `exposure`:
+    float64, signed market value of the position at the close over that equity (0 flat or ruined, NaN
+    before the first evaluated bar); empty when not asked for.
     """
 
     trades: NDArray[np.void]
     position: I8
     equity: F64
+    exposure: F64
 
     @classmethod
-    def room(cls, n_bars: int, trades: bool = True) -> Saved:
+    def room(cls, n_bars: int, trades: bool = True, exposure: bool = False) -> Saved:
         """Fresh arrays for blocks of up to `n_bars`; one set serves any number of blocks in turn."""
-        return cls(np.zeros(n_bars + 1 if trades else 0, TRADE), np.zeros(n_bars, np.int8), np.zeros(n_bars))
+        return cls(
+            trades=np.zeros(n_bars + 1 if trades else 0, TRADE),
+            position=np.zeros(n_bars, np.int8),
+            equity=np.zeros(n_bars),
+            exposure=np.zeros(n_bars if exposure else 0),
+        )
 
     def check(self, n_bars: int) -> None:
         """Raise `DataError` unless each array fits a block of `n_bars`."""
         _check_room("trades", self.trades, TRADE, n_bars + 1 if self.trades.size else 0)
         _check_room("position", self.position, np.dtype(np.int8), n_bars)
         _check_room("equity", self.equity, np.dtype(np.float64), n_bars)
+        _check_room("exposure", self.exposure, np.dtype(np.float64), n_bars if self.exposure.size else 0)
 
 
 def _check_room(name: str, array: NDArray[Any], dtype: np.dtype[Any], room: int) -> None:

@@ -73,19 +73,8 @@ def advance(account: np.void, rules: Rules, bars: Bars, saved: Saved, run: Advan
     open_ = close if bars.open is None else bars.open
     high = close if bars.high is None else bars.high
     low = close if bars.low is None else bars.low
-    return run(
-        account,
-        rules,
-        bars.ts,
-        open_,
-        high,
-        low,
-        close,
-        bars.signal,
-        saved.trades,
-        saved.position,
-        saved.equity,
-    )
+    series = (bars.ts, open_, high, low, close, bars.signal)
+    return run(account, rules, *series, saved.trades, saved.position, saved.equity, saved.exposure)
 
 
 def open_trade(account: np.void) -> NDArray[np.void]:
@@ -109,9 +98,10 @@ def advance_bars(
     trades: NDArray[np.void],
     position: I8,
     equity: F64,
+    exposure: F64,
 ) -> int:
     """The loop behind `advance`: arguments as there, unchecked."""
-    closed = _fill_bars(account, rules, ts, open_, high, low, close, signal, trades, position, equity)
+    closed = _fill_bars(account, rules, ts, open_, high, low, close, signal, trades, position, equity, exposure)
     _sum_bars(account, rules, ts, close, equity)
     return closed
 
@@ -128,8 +118,10 @@ def _fill_bars(
     trades: NDArray[np.void],
     position: I8,
     equity: F64,
+    exposure: F64,
 ) -> int:
-    """Decide, fill and mark bar by bar; the trades closed. Fills `position` and `equity`."""
+    """Decide, fill and mark bar by bar; the trades closed. Fills what `Saved` has room for."""
+    exposes = exposure.shape[0] > 0
     closed = 0
     held = 0
     first = account["bars"]
@@ -141,11 +133,15 @@ def _fill_bars(
             if t < rules.warmup_bars or ts[i] < rules.eval_start_ns:
                 position[i] = 0
                 equity[i] = math.nan
+                if exposes:
+                    exposure[i] = math.nan
                 continue
             account["started"] = 1
         if account["ruined"]:
             position[i] = 0
             equity[i] = 0.0
+            if exposes:
+                exposure[i] = 0.0
             continue
 
         if rules.fill == NEXT_OPEN and side != target:
@@ -178,6 +174,8 @@ def _fill_bars(
             target = side = 0
         position[i] = target
         equity[i] = worth
+        if exposes:
+            exposure[i] = account["units"] * close[i] / worth if side != 0 else 0.0
     account["bars"] = first + ts.shape[0]
     account["held"] += held
     account["target"] = target
@@ -391,6 +389,7 @@ def compiled() -> AdvanceBars:
         *(series,) * 5,
         typeof(np.zeros(0, TRADE)),
         numba.int8[::1],
+        numba.float64[::1],
         numba.float64[::1],
     )
     return jit.compiled(advance_bars, [signature])

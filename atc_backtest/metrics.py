@@ -14,7 +14,7 @@ last, without costs. After a ruin the figures end at the bar of the ruin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -253,3 +253,24 @@ def trade_columns(trades: NDArray[np.void], symbol: str, param_id: int) -> dict[
     for name in ("exit_ts", "exit_bar", "exit_price", "exit_fee", "exit_reason"):
         columns[name] = [None if still else value for value, still in zip(columns[name], is_open, strict=True)]
     return {name: columns[name] for name in TRADE_COLUMNS}
+
+
+def relative_figures(moments: Mapping[str, float], rf: float, bars_per_year: float) -> dict[str, Value]:
+    """beta, alpha, correlation, tracking_error and information_ratio of returns r against a benchmark's b.
+
+    `moments`: n_bars, mean, m2 of r, hold_mean, hold_m2 of b, and hold_cov, the sum of products of both's deviations,
+    as rows of `periods` hold them. beta = cov / var(b); alpha = (mean(r) - rf - beta (mean(b) - rf)) A, not
+    compounded; tracking error = std(r - b, ddof=1) sqrt(A); information ratio = mean(r - b) A over it.
+    """
+    n, m2, hold_m2, cov = (float(moments[name]) for name in ("n_bars", "m2", "hold_m2", "hold_cov"))
+    mean, hold_mean = float(moments["mean"]), float(moments["hold_mean"])
+    beta = _over(cov, hold_m2)
+    active_m2 = max(0.0, m2 + hold_m2 - 2 * cov)
+    error = math.sqrt(active_m2 / (n - 1) * bars_per_year) if n > 1 else None
+    return {
+        "beta": beta,
+        "alpha": None if beta is None else (mean - rf - beta * (hold_mean - rf)) * bars_per_year,
+        "correlation": _over(cov, math.sqrt(m2 * hold_m2)),
+        "tracking_error": error,
+        "information_ratio": _over((mean - hold_mean) * bars_per_year, error),
+    }

@@ -37,13 +37,21 @@ PERIOD_COLUMNS: dict[str, str] = {
     "trades": "int64",
     "traded": "float64",
     "fees_paid": "float64",
+    "end_exposure": "float64",
+    "hold_return": "float64",
+    "hold_mean": "float64",
+    "hold_m2": "float64",
+    "hold_cov": "float64",
 }
 """Columns of periods/, in order, with their types; none is null.
 
 `period_ts`: the beginning of the period. `n_bars`: evaluated bars in it, at least 1. `start_equity`: at the last
 evaluated close before it, or the start equity; `end_equity`: at its last evaluated close. `mean`: of the per-bar
 simple returns of equity; `m2`, `m3`, `m4`: sums of the 2nd to 4th powers of their deviations from that mean.
-`held`: bars in position. `trades`: closed ones; `traded`: value of all fills; `fees_paid`."""
+`held`: bars in position. `trades`: closed ones; `traded`: value of all fills; `fees_paid`. `end_exposure`: market value
+held after the last bar over equity, negative when short. Of buy-and-hold, from the first evaluated close on:
+`hold_return` of the period, `hold_mean` and `hold_m2` of its per-bar returns, and `hold_cov`, the sum of products of
+both's deviations: over `hold_m2` it is the beta of the equity."""
 
 PERIOD = np.dtype(
     [("row", np.int64)]
@@ -89,6 +97,8 @@ def begin_period(period: Any, row: int, start: int, account: Any) -> None:
     period["trades"] = account["trades"]
     period["traded"] = account["traded"]
     period["fees_paid"] = account["fees"]
+    period["hold_return"] = account["close"]
+    period["hold_mean"] = period["hold_m2"] = period["hold_cov"] = 0.0
 
 
 def end_period(period: Any, account: Any) -> None:
@@ -97,16 +107,21 @@ def end_period(period: Any, account: Any) -> None:
     period["trades"] = account["trades"] - period["trades"]
     period["traded"] = account["traded"] - period["traded"]
     period["fees_paid"] = account["fees"] - period["fees_paid"]
+    worth, base = account["equity"], period["hold_return"]
+    period["end_exposure"] = account["units"] * account["close"] / worth if worth > 0.0 else 0.0
+    period["hold_return"] = account["close"] / (base if base > 0.0 else account["hold_start"]) - 1.0
 
 
-def add_returns(period: Any, equity: F64, n: int) -> None:
+def add_returns(period: Any, equity: F64, close: F64, before: float, n: int) -> None:
     """Take the evaluated ones of the first `n` bars of `equity` (NaN: before, a ruin: the last) into the moments.
 
-    Pébay's one-pass update, bar by bar, so that the bits do not depend on how bars come in pieces. Source: P. Pébay,
-    Formulas for robust, one-pass parallel computation of covariances and arbitrary-order statistical moments (2008).
+    `before`: the last evaluated close before them, 0 if there is none. Pébay's one-pass update, bar by bar, so that
+    the bits do not depend on how bars come in pieces. Source: P. Pébay, Formulas for robust, one-pass parallel
+    computation of covariances and arbitrary-order statistical moments (2008).
     """
     count, last = period["n_bars"], period["end_equity"]
     mean, m2, m3, m4 = period["mean"], period["m2"], period["m3"], period["m4"]
+    hold_mean, hold_m2, hold_cov = period["hold_mean"], period["hold_m2"], period["hold_cov"]
     for i in range(n):
         if math.isnan(equity[i]):
             continue
@@ -114,14 +129,20 @@ def add_returns(period: Any, equity: F64, n: int) -> None:
             break
         deviation = equity[i] / last - 1.0 - mean
         last = equity[i]
-        before = count
+        hold_deviation = (close[i] / before - 1.0 if before > 0.0 else 0.0) - hold_mean
+        before = close[i]
+        older = count
         count += 1
         step = deviation / count
         square = step * step
-        spread = deviation * step * before
+        spread = deviation * step * older
         mean += step
         m4 += spread * square * (count * count - 3 * count + 3) + 6.0 * square * m2 - 4.0 * step * m3
         m3 += spread * step * (count - 2) - 3.0 * step * m2
         m2 += spread
+        hold_mean += hold_deviation / count
+        hold_m2 += hold_deviation * (hold_deviation / count) * older
+        hold_cov += deviation * (hold_deviation / count) * older
     period["n_bars"], period["end_equity"] = count, last
     period["mean"], period["m2"], period["m3"], period["m4"] = mean, m2, m3, m4
+    period["hold_mean"], period["hold_m2"], period["hold_cov"] = hold_mean, hold_m2, hold_cov

@@ -91,7 +91,8 @@ class Scores:
     @property
     def chunk(self) -> int:
         """Splits to score at once within bounded memory."""
-        return max(1, _AT_A_TIME // max(1, self._n.shape[1]))
+        n_trials: int = self._n.shape[1]
+        return max(1, _AT_A_TIME // max(1, n_trials))
 
     def of(self, masks: Mask) -> F64:
         """[split, trial] of masks [split, period]; -inf where a trial has fewer than two returns."""

@@ -44,9 +44,9 @@ class Room:
         return row
 
     @classmethod
-    def of(cls, n_bars: int, trades: bool, periods: bool = False) -> Room:
-        """Room for blocks of up to `n_bars`; `trades` as in `Saved.room`."""
-        picked, saved = np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades)
+    def of(cls, n_bars: int, trades: bool, exposure: bool = False, periods: bool = False) -> Room:
+        """Room for blocks of up to `n_bars`; `trades` and `exposure` as in `Saved.room`."""
+        picked, saved = np.zeros((PICKED, n_bars)), Saved.room(n_bars, trades, exposure)
         return cls(np.zeros(n_bars, np.int64), picked, saved, np.zeros(n_bars if periods else 0, PERIOD))
 
 
@@ -101,6 +101,7 @@ def advance_block(
             saved.trades,
             saved.position,
             saved.equity,
+            saved.exposure,
             periods.open,
             periods.starts,
             room.ended,
@@ -119,6 +120,7 @@ def advance_rows(
     trades: NDArray[np.void],
     position: I8,
     equity: F64,
+    exposure: F64,
     periods: NDArray[np.void],
     starts: I64,
     ended: NDArray[np.void],
@@ -148,6 +150,7 @@ def advance_rows(
                     piece += 1
                 stop = done + np.searchsorted(times[done:n], starts[piece + 1])
                 n_ended = _turn(periods[row], row, starts[piece], account, ended, n_ended)
+            before = account["close"]
             traded += advance_bars(
                 account,
                 rules,
@@ -160,9 +163,10 @@ def advance_rows(
                 trades[traded:],
                 position[done:],
                 equity[done:],
+                exposure[done:],
             )
             if starts.shape[0]:
-                add_returns(periods[row], equity[done:], stop - done)
+                add_returns(periods[row], equity[done:], picked[0, done:], before, stop - done)
             done = stop
         closed += traded
         n_present += n
@@ -201,6 +205,7 @@ def compiled() -> Callable[..., tuple[int, int, int]]:
         typeof(np.zeros(0, TRADE)),
         numba.int8[::1],
         numba.float64[::1],
+        numba.float64[::1],
         typeof(np.zeros(0, PERIOD)),
         numba.int64[::1],
         typeof(np.zeros(0, PERIOD)),
@@ -209,3 +214,16 @@ def compiled() -> Callable[..., tuple[int, int, int]]:
     for part in (_turn, begin_period, end_period, add_returns):
         register_jitable(part)
     return jit.compiled(advance_rows, [signature], sources=[execution, periods])
+
+
+@cache
+def compiled_sums() -> Callable[..., None]:
+    """`execution._sum_bars` alone as machine code: for an equity that is no account's, such as a portfolio's."""
+    import numba
+
+    typeof: Any = numba.typeof
+    series = numba.types.Array(numba.float64, 1, "C", readonly=True)
+    times = numba.types.Array(numba.int64, 1, "C", readonly=True)
+    rules = typeof(Rules.of(RunConfig(), 0, has_open=True))
+    signature = numba.void(typeof(np.zeros(1, ACCOUNT)[0]), rules, times, series, series)
+    return jit.compiled(execution._sum_bars, [signature])

@@ -25,7 +25,7 @@ from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
-from atc_backtest.pipelines.partition import SOURCE_FIELDS, PartSummary, needed_fields, run_partition
+from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.plan import Partition, Shape, make_plan
 from atc_backtest.pipelines.runs import (
     Basis,
@@ -37,6 +37,7 @@ from atc_backtest.pipelines.runs import (
     open_run,
     resume_job,
 )
+from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
 

@@ -6,7 +6,6 @@ kernel state are carried from slab to slab, saved series leave through their wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -15,17 +14,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from atc_backtest.accounts import NEXT_OPEN, Rules, new_accounts
-from atc_backtest.config import AtcConfig
-from atc_backtest.errors import DataError, StoreError
+from atc_backtest.errors import StoreError
 from atc_backtest.execution import open_trade
-from atc_backtest.kernels import get_kernel
-from atc_backtest.kernels.protocol import Outputs, Prices, State, warmup_bars
 from atc_backtest.metrics import figures
-from atc_backtest.periods import end_period, new_periods, period_starts
-from atc_backtest.pipelines.accounting import NO_PERIODS, Advanced, Periods, Room, advance_block
+from atc_backtest.periods import end_period
+from atc_backtest.pipelines.accounting import Advanced
 from atc_backtest.pipelines.executors import Tick
-from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job, settings_of
+from atc_backtest.pipelines.job import METRICS, PERIODS, Job, settings_of
 from atc_backtest.pipelines.parts import (
     EQUITY_SCHEMA,
     SIGNALS_SCHEMA,
@@ -37,23 +32,8 @@ from atc_backtest.pipelines.parts import (
     trades_table,
 )
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.slabs import F64, I64, Fields, Slabs
-from atc_backtest.stores.base import Store
+from atc_backtest.pipelines.stream import BY_ROW, Stream
 from atc_backtest.stores.opening import open_store
-
-SOURCE_FIELDS = {
-    "close": ("close",),
-    "open": ("open",),
-    "high": ("high",),
-    "low": ("low",),
-    "hl2": ("high", "low"),
-    "hlc3": ("high", "low", "close"),
-    "ohlc4": ("open", "high", "low", "close"),
-}
-"""What is averaged -> the fields it is the mean of, added in this order."""
-
-BY_ROW = frozenset(SERIES) - {PERIODS}
-"""Series whose rows are bars or trades of one symbol: its block is saved before the next one's is computed."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +43,6 @@ class PartSummary:
     index: int
     symbol_bars: int
     """Present bars, each counted once per parameter set."""
-
-
-def needed_fields(sets: Sequence[Rules], sources: Sequence[str], save: Sequence[str]) -> tuple[str, ...]:
-    """The store's fields that a run reads, in the store's order."""
-    wanted = {"close"} | {name for source in sources for name in SOURCE_FIELDS[source]}
-    if any(rules.fill == NEXT_OPEN for rules in sets):
-        wanted.add("open")
-    if "trades" in save:
-        wanted |= {"high", "low"}
-    return tuple(name for name in ("open", "high", "low", "close") if name in wanted)
 
 
 def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
@@ -87,107 +57,45 @@ def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
             f"{job.store} is another store than the one the run began with: a run over changed prices would mix both. "
             "Start a new run."
         )
-    stream = _Stream(job, partition, store)
+    stream = Stream(job, partition, store, job.save)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(PartWriter(job.part(name, partition.index), schema_of(job, name)))
             for name in (*job.save, METRICS)
         }
+        saver = _Saver(job, partition, stream, writers)
         symbol_bars = 0
         slabs = stack.enter_context(stream.slabs.reading(job.plan.prefetch))
         for ts, block in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
-            n_bars = stream.advance(ts, block, writers)
+            n_bars = stream.advance(ts, block, saver)
             symbol_bars += n_bars
             tick(n_bars)
-        stream.finish(writers)
+        saver.finish()
         commit_parts(job, partition.index, writers)
     return PartSummary(partition.index, symbol_bars)
 
 
-class _Stream:
-    """A partition's carried state: kernels, accounts, and the arrays that are filled again and again."""
+class _Saver:
+    """What a stream's room holds, to the writers of the parts; figures at the end."""
 
-    def __init__(self, job: Job, partition: Partition, store: Store) -> None:
+    def __init__(self, job: Job, partition: Partition, stream: Stream, writers: dict[str, PartWriter]) -> None:
         self._job = job
-        self._symbols = partition.symbols
         self._param_ids = range(*partition.sets)
-        self._sets = [job.sets[p] for p in self._param_ids]
-        has_open = "open" in store.info.fields
-        self._rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in self._sets]
-        fields = needed_fields(self._rules, [run.source for run in self._sets], job.save)
-        fields = tuple(name for name in fields if name in store.info.fields)
-        self.slabs = Slabs(store, partition.symbols, fields, job.plan.slab_bars)
-        self._kernel = get_kernel(job.kernel)
-        self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self._sets)]
-        self._accounts = [new_accounts(rules, len(self._symbols)) for rules in self._rules]
-        self._room = Room.of(job.plan.block_bars, "trades" in job.save, PERIODS in job.save)
-        self._periods = [new_periods(len(self._symbols)) for _ in self._rules]
+        self._stream = stream
+        self._writers = writers
+        self._names = [job.symbols[symbol] for symbol in partition.symbols]
 
-    def _group(self, source: str) -> _Group:
-        """The sets that average one source; equal indicators among them are computed once."""
-        members = [i for i, run in enumerate(self._sets) if run.source == source]
-        configs = list(dict.fromkeys(self._sets[i].atc for i in members))
-        place = {config: at for at, config in enumerate(configs)}
-        which = {i: place[self._sets[i].atc] for i in members}
-        return _Group(source, tuple(configs), which, self._kernel.new_state(configs, len(self._symbols)))
-
-    def advance(self, ts: I64, block: Fields, writers: dict[str, PartWriter]) -> int:
-        """One block through kernels and accounts; the present bars times sets that were done."""
-        signals: dict[int, tuple[F64, int]] = {}
-        for group in self._groups:
-            outputs = Outputs.allocate(["signal"], len(group.configs), *block["close"].shape)
-            self._kernel.advance(group.state, self._prices(group.source, ts, block), outputs)
-            signals |= {i: (_signal(outputs), at) for i, at in group.which.items()}
-        given = {name: block[name] for name in ("close", "open", "high", "low") if name in block}
-        starts = period_starts(ts, self._job.period) if PERIODS in writers else NO_PERIODS.starts
-        n_bars = 0
-        for row in self._rows(writers, starts):
-            for i in range(len(self._sets)):
-                values, at = signals[i]
-                found = advance_block(
-                    self._accounts[i][row],
-                    self._rules[i],
-                    ts,
-                    {name: values[row] for name, values in given.items()},
-                    values[at, row],
-                    self._room,
-                    Periods(self._periods[i][row], starts),
-                )
-                n_bars += found.bars
-                self._save(row, self._param_ids[i], found, writers)
-        return n_bars
-
-    def _rows(self, writers: dict[str, PartWriter], starts: I64) -> list[slice]:
-        """Symbols that go through the accounts in one call: one where series are saved, as many as have room else."""
-        n = len(self._symbols)
-        step = 1 if writers.keys() & BY_ROW else max(1, self._room.ended.size // starts.size) if starts.size else n
-        return [slice(first, min(first + step, n)) for first in range(0, n, step)]
-
-    def _prices(self, source: str, ts: I64, block: Fields) -> Prices:
-        try:
-            if source == "close":
-                return Prices(block["close"])
-            names = SOURCE_FIELDS[source]
-            total = block[names[0]]
-            for name in names[1:]:
-                total = total + block[name]
-            return Prices(block["close"], total / len(names))
-        except DataError as error:
-            whom = f"{self._job.symbols[self._symbols[0]]} .. {self._job.symbols[self._symbols[-1]]}"
-            when = np.datetime64(int(ts[0]), "ns")
-            raise DataError(f"{self._job.store}, symbols {whom}, block from {when}: {error}") from error
-
-    def _save(self, rows: slice, param_id: int, found: Advanced, writers: dict[str, PartWriter]) -> None:
+    def __call__(self, rows: slice, at: int, found: Advanced) -> None:
         """Hand what the room holds to the writers, copied: they keep rows for longer than the room does."""
-        room = self._room
-        if PERIODS in writers and found.periods:
-            names = [self._job.symbols[symbol] for symbol in self._symbols[rows]]
-            writers[PERIODS].write(periods_table(names, param_id, room.ended[: found.periods]))
-        if found.bars and writers.keys() & BY_ROW:
-            self._save_series(self._job.symbols[self._symbols[rows.start]], param_id, found, writers)
+        param_id = self._param_ids[at]
+        if PERIODS in self._writers and found.periods:
+            ended = self._stream.room.ended[: found.periods]
+            self._writers[PERIODS].write(periods_table(self._names[rows], param_id, ended))
+        if found.bars and self._writers.keys() & BY_ROW:
+            self._save_series(self._names[rows.start], param_id, found)
 
-    def _save_series(self, name: str, param_id: int, found: Advanced, writers: dict[str, PartWriter]) -> None:
-        room, n, closed = self._room, found.bars, found.trades
+    def _save_series(self, name: str, param_id: int, found: Advanced) -> None:
+        writers, room, n, closed = self._writers, self._stream.room, found.bars, found.trades
         ts, position, equity = room.ts[:n].copy(), room.saved.position[:n].copy(), room.saved.equity[:n]
         if "trades" in writers and closed:
             writers["trades"].write(trades_table(name, param_id, room.saved.trades[:closed]))
@@ -199,42 +107,28 @@ class _Stream:
             columns = {"ts": ts[counted], "equity": equity[counted]}
             writers["equity"].write(series_table(EQUITY_SCHEMA, name, param_id, columns))
 
-    def finish(self, writers: dict[str, PartWriter]) -> None:
+    def finish(self) -> None:
         """Open trades and the figures, a row per symbol and set, sorted by symbol, then set."""
+        stream, writers = self._stream, self._writers
         if PERIODS in writers:
             self._finish_periods(writers[PERIODS])
         rows = []
-        names = self._job.varying
-        varying = [{key: settings[key] for key in names} for settings in map(settings_of, self._sets)]
-        for row, symbol in sorted(enumerate(self._symbols), key=lambda pair: self._job.symbols[pair[1]]):
-            name = self._job.symbols[symbol]
+        varying = [{key: settings[key] for key in self._job.varying} for settings in map(settings_of, stream.sets)]
+        for row, name in sorted(enumerate(self._names), key=lambda pair: pair[1]):
             for i, param_id in enumerate(self._param_ids):
-                account = self._accounts[i][row]
+                account = stream.accounts[i][row]
                 if "trades" in writers:
                     writers["trades"].write(trades_table(name, param_id, open_trade(account)))
-                found = figures(account, self._rules[i], self._job.bars_per_year[param_id])
+                found = figures(account, stream.rules[i], self._job.bars_per_year[param_id])
                 rows.append({"symbol": name, "param_id": param_id} | found | varying[i])
         writers[METRICS].write(pa.Table.from_pylist(rows, schema=schema_of(self._job, METRICS)))
 
     def _finish_periods(self, writer: PartWriter) -> None:
         """The periods that the last bars are in."""
-        names = [self._job.symbols[symbol] for symbol in self._symbols]
-        for accounts, periods, param_id in zip(self._accounts, self._periods, self._param_ids, strict=True):
-            for row in range(len(names)):
-                periods[row]["row"] = row
+        stream = self._stream
+        for accounts, periods, param_id in zip(stream.accounts, stream.periods, self._param_ids, strict=True):
+            begun = np.flatnonzero(periods["n_bars"])
+            for row in begun:
                 end_period(periods[row], accounts[row])
-            writer.write(periods_table(names, param_id, periods[periods["n_bars"] > 0]))
-
-
-@dataclass(frozen=True)
-class _Group:
-    source: str
-    configs: tuple[AtcConfig, ...]
-    which: dict[int, int]
-    """Set in the partition -> its indicator in `configs`."""
-    state: State
-
-
-def _signal(outputs: Outputs) -> F64:
-    assert outputs.signal is not None  # asked for in `advance`
-    return outputs.signal
+            periods["row"] = np.arange(len(self._names))
+            writer.write(periods_table(self._names, param_id, periods[begun]))

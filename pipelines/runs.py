@@ -245,8 +245,9 @@ def discard_unfinished(run: Run) -> None:
     """Remove what attempts that were killed left behind, and forget what failed: it is tried again."""
     for hidden in run.path.glob("*/.part-*.tmp"):
         hidden.unlink(missing_ok=True)
-    for folder in run.path.glob(".verify-*"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for pattern in (".verify-*", ".portfolio-*"):
+        for folder in run.path.glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
     commits.forget_set_aside(run.path, (failure.partition for failure in run.set_aside))
 
 

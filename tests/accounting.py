@@ -25,10 +25,12 @@ class Played:
     open: NDArray[np.void]
     position: NDArray[np.int8]
     equity: NDArray[np.float64]
+    exposure: NDArray[np.float64]
 
     @property
     def bytes(self) -> bytes:
-        return b"".join(part.tobytes() for part in (self.account, self.trades, self.position, self.equity))
+        parts = (self.account, self.trades, self.position, self.equity, self.exposure)
+        return b"".join(part.tobytes() for part in parts)
 
 
 def make_rules(warmup_bars: int = 0, mar: float = 0.0, rf: float = 0.0, **execution: Any) -> Rules:
@@ -56,15 +58,21 @@ def play(rules: Rules, bars: Bars, run: AdvanceBars | None = None, cuts: tuple[i
     account = new_accounts(rules, 1)
     n_bars = len(bars.ts)
     edges = [0, *sorted(cuts), n_bars]
-    trades, position, equity = [], [], []
-    saved = Saved.room(n_bars)
+    trades, position, equity, exposure = [], [], [], []
+    saved = Saved.room(n_bars, exposure=True)
     for start, stop in pairwise(edges):
         closed = advance(account[0], rules, cut(bars, start, stop), saved, run)
         trades.append(saved.trades[:closed].copy())
         position.append(saved.position[: stop - start].copy())
         equity.append(saved.equity[: stop - start].copy())
+        exposure.append(saved.exposure[: stop - start].copy())
     return Played(
-        account, np.concatenate(trades), open_trade(account[0]), np.concatenate(position), np.concatenate(equity)
+        account,
+        np.concatenate(trades),
+        open_trade(account[0]),
+        np.concatenate(position),
+        np.concatenate(equity),
+        np.concatenate(exposure),
     )
 
 

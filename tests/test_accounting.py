@@ -27,7 +27,7 @@ def test_a_block_moves_accounts_as_their_present_bars_do(names: tuple[str, ...])
     execution = ExecutionConfig(fee_bps=5.0, slippage_bps=2.0, shorts=True)
     rules = Rules.of(RunConfig(execution=execution), 20, has_open="open" in names)
     block, alone = new_accounts(rules, 4), new_accounts(rules, 4)
-    room, saved = Room.of(N_BARS, trades=True), Saved.room(N_BARS)
+    room, saved = Room.of(N_BARS, trades=True, exposure=True), Saved.room(N_BARS, exposure=True)
 
     for row in range(4):
         present = np.flatnonzero(~np.isnan(close[row]))
@@ -39,7 +39,9 @@ def test_a_block_moves_accounts_as_their_present_bars_do(names: tuple[str, ...])
         assert np.array_equal(room.ts[: present.size], ts[present])
         assert np.array_equal(room.signal[: present.size], signal[row][present])
         assert np.array_equal(room.saved.position[: present.size], saved.position[: present.size])
-        assert room.saved.equity[: present.size].tobytes() == saved.equity[: present.size].tobytes()
+        for name in ("equity", "exposure"):
+            made, expected = (getattr(one, name)[: present.size].tobytes() for one in (room.saved, saved))
+            assert made == expected
         assert room.saved.trades[:closed].tobytes() == saved.trades[:closed].tobytes()
     assert block.tobytes() == alone.tobytes()
     assert (alone["trades"] > 10).tolist() == [True, True, True, False]

@@ -245,6 +245,20 @@ def test_an_entry_whose_costs_leave_nothing_is_not_made(run: AdvanceBars) -> Non
     assert (played.account["fees"][0], played.account["ruined"][0], len(played.open)) == (0, 0, 0)
 
 
+# --- exposure ------------------------------------------------------------------------------------
+
+
+def test_exposure_is_the_market_value_over_the_equity_at_the_close(run: AdvanceBars) -> None:
+    bars = make_bars([10, 10, 20, 5, 5], [0, 1, 1, -1, -1])
+    played = play(make_rules(fill="close", size=0.5, shorts=True, warmup_bars=1), bars, run)
+    # 50 units at 10 with 500 in cash: 500 of 1000, 1000 of 1500. Sold at 5 for 750 in all: 75 short.
+    assert np.isnan(played.exposure[0])
+    assert played.exposure[1:].tolist() == near([0.5, 1000 / 1500, -0.5, -0.5])
+    ruined = play(make_rules(fill="close", shorts=True), make_bars([10, 30, 10], [-1, -1, -1]), run)
+    assert ruined.exposure.tolist() == near([-1, 0, 0])
+    assert play(make_rules(), make_bars([10, 11], [0, 0]), run).exposure.tolist() == [0, 0]
+
+
 # --- excursions ----------------------------------------------------------------------------------
 
 RANGES = {"open": [100, 100, 100, 90, 100], "high": [150, 120, 130, 140, 160], "low": [80, 95, 70, 60, 50]}
@@ -303,10 +317,10 @@ def test_columns_that_do_not_fit_are_named() -> None:
         Bars(ts, np.ones(3), np.ones(3), high=np.ones(6)[::2])
 
 
-@pytest.mark.parametrize(("name", "size"), [("trades", 3), ("position", 2), ("equity", 2)])
+@pytest.mark.parametrize(("name", "size"), [("trades", 3), ("position", 2), ("equity", 2), ("exposure", 2)])
 def test_arrays_without_room_are_refused(name: str, size: int) -> None:
     rules = make_rules()
-    room = Saved.room(3)
+    room = Saved.room(3, exposure=True)
     saved = replace(room, **{name: getattr(room, name)[:size]})
     with pytest.raises(DataError, match=f"{name} is .* at least {size + 1}"):
         advance(new_accounts(rules, 1)[0], rules, make_bars([1, 2, 3], [0, 0, 0]), saved)
@@ -316,7 +330,7 @@ def test_trades_may_be_left_out() -> None:
     rules, bars = make_rules(shorts=True), random_bars(3, 300)
     with_trades, without = new_accounts(rules, 1), new_accounts(rules, 1)
     closed = advance(with_trades[0], rules, bars, Saved.room(300))
-    assert advance(without[0], rules, bars, Saved.room(300, trades=False)) == closed > 10
+    assert advance(without[0], rules, bars, Saved.room(300, trades=False)) == closed > 10  # and the exposure too
     assert with_trades.tobytes() == without.tobytes()
 
 

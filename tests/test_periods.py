@@ -17,6 +17,7 @@ from atc_backtest.errors import ConfigError
 from atc_backtest.periods import PERIODS, period_starts
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.runs import Run, open_run
+from atc_backtest.stores.opening import open_store
 
 PANDAS = {"day": "D", "week": "W-SUN", "month": "M", "quarter": "Q", "year": "Y"}
 HOUR = 3600 * 10**9
@@ -53,6 +54,15 @@ def sets() -> list[RunConfig]:
     ]
 
 
+def closes(store: Path) -> pd.DataFrame:
+    """Present closes of every symbol by time."""
+    opened = open_store(store)
+    n = opened.info.n_bars
+    values = opened.read("close", (0, len(opened.info.symbols)), (0, n))
+    times = pd.DatetimeIndex(opened.ts(0, n), tz="UTC")
+    return pd.DataFrame(values.T, index=times, columns=[symbol.name for symbol in opened.info.symbols])
+
+
 def run_of(store: Path, name: str, **options: Any) -> Run:
     return backtest(store, store.parent / name, sets(), Options(**{"save": ("periods",)} | options))
 
@@ -62,6 +72,7 @@ def test_periods_are_what_the_equity_says(store: Path, period: str) -> None:
     run = run_of(store, f"oracle-{period}", save=("equity", "trades", "periods"), period=period, kernel="numba")
     rows = run.table("periods").to_pandas()
     equity, trades = run.table("equity").to_pandas(), run.table("trades").to_pandas()
+    prices = closes(store)
     seen = 0
     for key, series in equity.groupby(["symbol", "param_id"]):
         values = series.equity.to_numpy()
@@ -83,6 +94,13 @@ def test_periods_are_what_the_equity_says(store: Path, period: str) -> None:
             for power in (2, 3, 4):
                 size = (np.abs(deviations) ** power).sum()
                 assert row[f"m{power}"] == pytest.approx((deviations**power).sum(), abs=1e-9 * size)
+            held = prices[key[0]].loc[series.ts]
+            hold = held.pct_change().fillna(0.0)[inside].to_numpy()
+            assert row.hold_return == pytest.approx(np.prod(1 + hold) - 1, abs=1e-12)
+            assert row.hold_mean == pytest.approx(hold.mean(), abs=1e-14)
+            assert row.hold_m2 == pytest.approx(((hold - hold.mean()) ** 2).sum(), rel=1e-9)
+            size = (np.abs(deviations) * np.abs(hold - hold.mean())).sum()
+            assert row.hold_cov == pytest.approx((deviations * (hold - hold.mean())).sum(), abs=1e-9 * size)
             when = closed.exit_ts.dt.tz_localize(None).dt.to_period(PANDAS[period])
             assert row.trades == (when == one).sum()
             seen += 1
@@ -100,6 +118,26 @@ def test_what_was_counted_adds_up_to_the_figures(store: Path) -> None:
         assert (row.n_bars, row.trades) == (figure.n_bars, figure.trades)
         assert row.held / row.n_bars == pytest.approx(figure.exposure)
         assert row.fees_paid == pytest.approx(figure.fees_paid)
+
+
+def test_what_is_held_at_the_end_of_a_period(store: Path) -> None:
+    run = run_of(store, "held", save=("equity", "signals", "periods"))
+    rows = run.table("periods").to_pylist()
+    position = {
+        (row["symbol"], row["param_id"], row["ts"]): row["position"] for row in run.table("signals").to_pylist()
+    }
+    equity = run.table("equity").to_pandas().groupby(["symbol", "param_id"])
+    seen = set()
+    for row in rows:
+        mine = equity.get_group((row["symbol"], row["param_id"]))
+        end = mine[
+            mine.ts.dt.tz_localize(None).dt.to_period("M").dt.start_time == row["period_ts"].replace(tzinfo=None)
+        ]
+        before = position[row["symbol"], row["param_id"], end.ts.iloc[-2]]  # filled at the last bar's open
+        assert np.sign(row["end_exposure"]) == before
+        assert abs(row["end_exposure"]) < 1.2
+        seen.add(before)
+    assert seen == {-1, 0, 1}
 
 
 def test_no_cut_changes_a_bit(store: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atc_backtest import __version__
-from atc_backtest.cli import prices, running
+from atc_backtest.cli import portfolio, prices, running
 from atc_backtest.cli.guard import guarded
 from atc_backtest.cli.options import Json
 from atc_backtest.cli.store import store_app
@@ -24,8 +24,13 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help appears in half the time
     pretty_exceptions_enable=False,
 )
-for command in (prices.fetch, prices.ingest, prices.append, running.backtest, running.report, running.verify):
-    app.command()(command)
+for commands in (
+    (prices.fetch, prices.ingest, prices.append),
+    (running.backtest, running.report, running.verify),
+    (portfolio.returns, portfolio.portfolio),
+):
+    for command in commands:
+        app.command()(command)
 app.add_typer(store_app, name="store")
 
 

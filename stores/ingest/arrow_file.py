@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest.parquet_file import CELL_BYTES, decoded, to_number
-from atc_backtest.stores.ingest.sources import Source
+from atc_backtest.stores.ingest.sources import Source, unless_damaged
 
 DAMAGED = (pa.ArrowException, OSError, ValueError, IndexError, MemoryError)
 
@@ -39,32 +38,20 @@ class ArrowTable:
         """
         wanted = sorted({*texts, *numbers})
         rows = max(batch_bytes // (CELL_BYTES * len(wanted)), 1)
-        try:
-            with _opened(self.source, wanted) as held:
-                for batch in held:
-                    batch.validate(full=True)  # damaged files have offsets that point anywhere
-                    for start in range(0, batch.num_rows, rows):
-                        part = batch.slice(start, rows)
-                        arrays = {i: decoded(part.column(k)) for k, i in enumerate(wanted)}
-                        values = [to_number(self, i, arrays[i]) for i in numbers]
-                        yield [arrays[i] for i in texts] + values
-        except DAMAGED as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{self.source.label} cannot be read ({str(error)[:300]}): mend it, or leave it out."
-            ) from error
+        with unless_damaged(self.source, DAMAGED), _opened(self.source, wanted) as held:
+            for batch in held:
+                batch.validate(full=True)  # damaged files have offsets that point anywhere
+                for start in range(0, batch.num_rows, rows):
+                    part = batch.slice(start, rows)
+                    arrays = {i: decoded(part.column(k)) for k, i in enumerate(wanted)}
+                    values = [to_number(self, i, arrays[i]) for i in numbers]
+                    yield [arrays[i] for i in texts] + values
 
 
 def open_arrow(source: Source) -> ArrowTable:
     """Reads the schema. `DataError` for a file that is unreadable."""
-    try:
-        with _opened(source, None) as found:
-            return ArrowTable(source, tuple(found.schema.names))
-    except DAMAGED as error:
-        raise DataError(
-            f"{source.label} cannot be read as Arrow or Feather ({str(error)[:300]}): make it again, or leave it out."
-        ) from error
+    with unless_damaged(source, DAMAGED, " as Arrow or Feather"), _opened(source, None) as found:
+        return ArrowTable(source, tuple(found.schema.names))
 
 
 class _Held:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from atc_backtest.errors import DataError
-from atc_backtest.stores.ingest.sources import Source
+from atc_backtest.stores.ingest.sources import Source, unless_damaged
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -104,12 +104,8 @@ class CsvTable:
         yield from in_order(parsed, blocks, ahead)
 
     def _guarded(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-        try:
+        with unless_damaged(self.source, UNREADABLE):
             yield from self.blocks(block_bytes)
-        except UNREADABLE as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(unreadable(self.source, error)) from error
 
     def blocks(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
         """Whole lines, each block with its place in bytes."""
@@ -245,11 +241,8 @@ def split(line: str, delimiter: str) -> tuple[str, ...]:
 
 def head_of(source: Source) -> bytes:
     """The first bytes, decompressed; `DataError` where they cannot be had."""
-    try:
-        with opened(source) as stream:
-            return read_exactly(stream, HEAD_BYTES)
-    except UNREADABLE as error:
-        raise DataError(unreadable(source, error)) from error
+    with unless_damaged(source, UNREADABLE), opened(source) as stream:
+        return read_exactly(stream, HEAD_BYTES)
 
 
 def _text(source: Source, line: bytes) -> str:
@@ -287,10 +280,6 @@ def n_lines(text: bytes) -> int:
 
 def empty(source: Source) -> str:
     return f"{source.label} is empty: fetch or make it again, or leave it out."
-
-
-def unreadable(source: Source, error: Exception) -> str:
-    return f"{source.label} cannot be read ({str(error)[:200]}): fetch or make it again, or leave it out."
 
 
 def read_exactly(stream: Any, n: int) -> bytes:

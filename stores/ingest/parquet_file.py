@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atc_backtest.errors import DataError
-from atc_backtest.stores.ingest.sources import Source
+from atc_backtest.stores.ingest.sources import Source, unless_damaged
 
 if TYPE_CHECKING:
     from atc_backtest.stores.ingest.arrow_file import ArrowTable
@@ -45,29 +45,18 @@ class ParquetTable:
         """
         names = [self.columns[i] for i in (*texts, *numbers)]
         rows = max(batch_bytes // (CELL_BYTES * len(names)), 1)
-        try:
-            with pq.ParquetFile(self.source.path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
-                for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names)), use_threads=ahead > 1):
-                    arrays = [decoded(batch.column(name)) for name in names]
-                    values = [to_number(self, i, arrays[len(texts) + j]) for j, i in enumerate(numbers)]
-                    yield arrays[: len(texts)] + values
-        except DAMAGED as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(
-                f"{self.source.label} cannot be read ({str(error)[:300]}): mend it, or leave it out."
-            ) from error
+        options = {"buffer_size": READ_BUFFER_BYTES, "pre_buffer": False}
+        with unless_damaged(self.source, DAMAGED), pq.ParquetFile(self.source.path, **options) as file:
+            for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names)), use_threads=ahead > 1):
+                arrays = [decoded(batch.column(name)) for name in names]
+                values = [to_number(self, i, arrays[len(texts) + j]) for j, i in enumerate(numbers)]
+                yield arrays[: len(texts)] + values
 
 
 def open_parquet(source: Source) -> ParquetTable:
     """Reads the schema. `DataError` for a file that is unreadable."""
-    try:
-        with pq.ParquetFile(source.path) as file:
-            return ParquetTable(source, tuple(file.schema_arrow.names))
-    except DAMAGED as error:
-        raise DataError(
-            f"{source.label} cannot be read as Parquet ({str(error)[:300]}): make it again, or leave it out."
-        ) from error
+    with unless_damaged(source, DAMAGED, " as Parquet"), pq.ParquetFile(source.path) as file:
+        return ParquetTable(source, tuple(file.schema_arrow.names))
 
 
 def to_number(table: ParquetTable | ArrowTable, index: int, array: pa.Array) -> pa.Array:

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,19 @@ class Source:
     @property
     def ending(self) -> str:
         return _ending(self.path.name) or ""
+
+
+@contextmanager
+def unless_damaged(source: Source, errors: tuple[type[Exception], ...], kind: str = "") -> Iterator[None]:
+    """What a damaged file raises becomes a `DataError` that names it; a `DataError` stays as it is."""
+    try:
+        yield
+    except DataError:
+        raise
+    except errors as error:
+        raise DataError(
+            f"{source.label} cannot be read{kind} ({str(error)[:300]}): mend it, make it again, or leave it out."
+        ) from error
 
 
 @dataclass

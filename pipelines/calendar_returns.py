@@ -1,0 +1,117 @@
+"""Returns by calendar period of one symbol and set, from the run's periods: any longer period, and rolling ones."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atc_backtest.errors import ConfigError
+from atc_backtest.metrics import relative_figures
+from atc_backtest.periods import PERIODS as UNITS
+from atc_backtest.periods import check_period, period_starts
+from atc_backtest.pipelines.job import PERIODS
+from atc_backtest.pipelines.parts import TS
+from atc_backtest.pipelines.runs import Run
+
+Row = dict[str, Any]
+
+
+def by_period(run: Run, symbol: str, param_id: int = 0, by: str | None = None, rolling: int = 1) -> pa.Table:
+    """A row a period that holds evaluated bars, in order of time.
+
+    period_ts; n_bars; total_return and hold_return of the account and of buy-and-hold; volatility and sharpe, a year;
+    exposure, trades, fees_paid; beta, alpha, correlation, tracking_error, information_ratio against buy-and-hold.
+    `by`: a period as long as the one that the run saved, or longer. `rolling`: figures over so many periods up to
+    each one, null for the first ones. Undefined is null. `ConfigError` for what the run does not have.
+    """
+    saved = run.manifest["period"]
+    by = check_period(by or saved)
+    if PERIODS not in run.datasets:
+        raise ConfigError(f"{run.path} has no periods: run again with --save periods.")
+    if UNITS.index(by) < UNITS.index(saved) or (saved == "week" and by != "week"):
+        raise ConfigError(f"--by {by}: the run saved periods of a {saved}, which do not add up to that.")
+    if rolling < 1:
+        raise ConfigError(f"--rolling {rolling} is not allowed: at least 1 period.")
+    mine = (pc.field("symbol") == symbol) & (pc.field("param_id") == param_id)
+    table = run.dataset(PERIODS).to_table(filter=mine).sort_by("period_ts")
+    if table.num_rows == 0:
+        raise ConfigError(f"{symbol}, set {param_id}: no evaluated bar in {run.path}. Is it a symbol of the run?")
+    ts = table["period_ts"].cast(pa.int64())
+    rows = table.set_column(table.column_names.index("period_ts"), "period_ts", ts).to_pylist()
+    config = run.sets[param_id]
+    bars = run.manifest["sets"][param_id]["bars_per_year"]
+    starts = period_starts(ts.to_numpy(), by)
+    edges = np.searchsorted(ts.to_numpy(), starts)
+    periods = [merged(rows[start:stop]) for start, stop in pairwise(edges.tolist())]
+    found = []
+    for at in range(len(periods)):
+        window = periods[at + 1 - rolling : at + 1] if at + 1 >= rolling else []
+        row = _figures(merged(window), config.rf, bars) if window else {}
+        found.append({"period_ts": int(starts[at])} | row)
+    return pa.Table.from_pylist(found, schema=_SCHEMA)
+
+
+_SCHEMA = pa.schema(
+    [
+        ("period_ts", TS),
+        ("n_bars", pa.int64()),
+        ("total_return", pa.float64()),
+        ("hold_return", pa.float64()),
+        ("volatility", pa.float64()),
+        ("sharpe", pa.float64()),
+        ("exposure", pa.float64()),
+        ("trades", pa.int64()),
+        ("fees_paid", pa.float64()),
+        ("beta", pa.float64()),
+        ("alpha", pa.float64()),
+        ("correlation", pa.float64()),
+        ("tracking_error", pa.float64()),
+        ("information_ratio", pa.float64()),
+    ]
+)
+
+
+def merged(rows: list[Row]) -> Row:
+    """Neighbouring periods as one: columns of `PERIOD_COLUMNS` but m3 and m4."""
+    first, last = rows[0], rows[-1]
+    n = sum(row["n_bars"] for row in rows)
+    mean, hold_mean = (math.fsum(row["n_bars"] * row[name] for row in rows) / n for name in ("mean", "hold_mean"))
+
+    def within(name: str, one: str, other: str, a: float, b: float) -> float:
+        return math.fsum(row[name] + row["n_bars"] * (row[one] - a) * (row[other] - b) for row in rows)
+
+    return {
+        "period_ts": first["period_ts"],
+        "n_bars": n,
+        "start_equity": first["start_equity"],
+        "end_equity": last["end_equity"],
+        "mean": mean,
+        "m2": within("m2", "mean", "mean", mean, mean),
+        **{name: sum(row[name] for row in rows) for name in ("held", "trades", "traded", "fees_paid")},
+        "end_exposure": last["end_exposure"],
+        "hold_return": math.prod(1 + row["hold_return"] for row in rows) - 1,
+        "hold_mean": hold_mean,
+        "hold_m2": within("hold_m2", "hold_mean", "hold_mean", hold_mean, hold_mean),
+        "hold_cov": within("hold_cov", "mean", "hold_mean", mean, hold_mean),
+    }
+
+
+def _figures(period: Row, rf: float, bars_per_year: float) -> Row:
+    n = period["n_bars"]
+    deviation = math.sqrt(period["m2"] / (n - 1)) if n > 1 else None
+    return {
+        "n_bars": n,
+        "total_return": period["end_equity"] / period["start_equity"] - 1,
+        "hold_return": period["hold_return"],
+        "volatility": None if deviation is None else deviation * math.sqrt(bars_per_year),
+        "sharpe": (period["mean"] - rf) / deviation * math.sqrt(bars_per_year) if deviation else None,
+        "exposure": period["held"] / n,
+        "trades": period["trades"],
+        "fees_paid": period["fees_paid"],
+        **relative_figures(period, rf, bars_per_year),
+    }

@@ -1,0 +1,104 @@
+"""A portfolio's weights at every rebalance, each from what the run's periods say of its past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from atc_backtest.errors import ConfigError
+from atc_backtest.pipelines.job import PERIODS
+from atc_backtest.pipelines.runs import Run
+from atc_backtest.weights import Flags, Weighting, shares, turnover
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`weights` [symbols, intervals], of the intervals between rebalances, which begin at `starts` (ns).
+
+    `costs`: fraction of the portfolio that each rebalance pays, [intervals].
+    """
+
+    symbols: tuple[str, ...]
+    starts: I64
+    weights: F64
+    costs: F64
+    turnover: F64
+
+
+def symbols_of(run: Run) -> tuple[str, ...]:
+    """Those of the run, in the store's order."""
+    chosen = sorted({symbol for partition in run.partitions for symbol in partition.symbols})
+    return tuple(run.manifest["symbols"][symbol] for symbol in chosen)
+
+
+class _Periods:
+    """The run's periods of one set as arrays [symbols, periods]; 0 bars where an account has no row."""
+
+    def __init__(self, run: Run, param_id: int, symbols: tuple[str, ...]) -> None:
+        columns = ["symbol", "period_ts", "n_bars", "start_equity", "end_equity", "mean", "m2", "end_exposure"]
+        rows = run.dataset(PERIODS).to_table(columns=columns, filter=pc.field("param_id") == param_id)
+        if rows.num_rows == 0:
+            raise ConfigError(f"set {param_id} of {run.path} has no evaluated bar: there is nothing to weigh.")
+        self.starts, at = np.unique(rows["period_ts"].cast(pa.int64()).to_numpy(), return_inverse=True)
+        place = {symbol: row for row, symbol in enumerate(symbols)}
+        where = np.array([place[symbol] for symbol in rows["symbol"].to_pylist()]), at
+        shape = len(symbols), self.starts.size
+        self.n, self.start, self.end, self.mean, self.m2, self.exposure = (np.zeros(shape) for _ in range(6))
+        targets = (self.n, self.start, self.end, self.mean, self.m2, self.exposure)
+        for name, array in zip(columns[2:], targets, strict=True):
+            array[where] = rows[name].to_numpy()
+
+    def volatility(self, stop: int, lookback: int) -> F64:
+        """Per bar, of the accounts' returns over the `lookback` periods before period `stop`; NaN: fewer than 2."""
+        span = slice(max(0, stop - lookback), stop)
+        n, means = self.n[:, span], self.mean[:, span]
+        count = n.sum(axis=1)
+        mean = (n * means).sum(axis=1) / np.maximum(count, 1)
+        m2 = (self.m2[:, span] + n * (means - mean[:, None]) ** 2).sum(axis=1)
+        return np.sqrt(np.where(count > 1, m2 / np.maximum(count - 1, 1), np.nan))
+
+    def over(self, start: int, stop: int) -> tuple[F64, F64]:
+        """From period `start` to `stop`: growth of every account (1 without bars), and its exposure at the end."""
+        present = self.n[:, start:stop] > 0
+        some = present.any(axis=1)
+        rows = np.arange(present.shape[0])
+        first = start + present.argmax(axis=1)
+        last = stop - 1 - present[:, ::-1].argmax(axis=1)
+        began = np.where(some, self.start[rows, first], 1.0)
+        growth = np.where(some & (began > 0), self.end[rows, last] / np.where(began > 0, began, 1.0), 1.0)
+        return growth, np.where(some, self.exposure[rows, last], 0.0)
+
+
+def weigh(run: Run, weighting: Weighting, param_id: int) -> Weights:
+    """The weights of every rebalance, each from what its past says."""
+    symbols = symbols_of(run)
+    periods = _Periods(run, param_id, symbols)
+    n = periods.starts.size
+    edges = [*(range(0, n, weighting.rebalance) if weighting.rebalance else [0]), n]
+    weights = np.zeros((len(symbols), len(edges) - 1))
+    traded = np.zeros(len(edges) - 1)
+    for at, (start, stop) in enumerate(pairwise(edges)):
+        if at == 0:
+            members: Flags = np.any(periods.n[:, : stop if weighting.rebalance else n] > 0, axis=1)
+            weights[:, 0] = shares(weighting, members, np.full(len(symbols), np.nan))
+            continue
+        before = edges[at - 1]
+        alive = periods.n[:, before:start] > 0
+        last = start - 1 - alive[:, ::-1].argmax(axis=1)
+        members = np.any(alive, axis=1) & (periods.end[np.arange(len(symbols)), last] > 0)
+        weights[:, at] = shares(weighting, members, periods.volatility(start, weighting.lookback))
+        growth, exposure = periods.over(before, start)
+        drifted = weights[:, at - 1] * growth
+        total = drifted.sum() + 1 - weights[:, at - 1].sum()
+        if total > 0:
+            traded[at] = turnover(drifted / total, weights[:, at], exposure)
+    starts = periods.starts[edges[:-1]]
+    return Weights(symbols, starts, weights, traded * weighting.cost_bps / 10_000, traded)
