@@ -23,6 +23,7 @@ from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick, existing_cluster, local_cluster
+from atc_backtest.pipelines.guards import ledger
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
 from atc_backtest.pipelines.partition import PartSummary, run_partition
@@ -55,7 +56,7 @@ class Options:
     `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
     `retries`: further attempts at a partition whose error may pass. `period`: one of `periods.PERIODS`, what
-    the rows of periods/ are of.
+    the rows of periods/ are of. `ledger`: the run is entered among the store's trials.
     """
 
     kernel: str = "auto"
@@ -69,6 +70,7 @@ class Options:
     retries: int = 2
     overwrite: bool = False
     resume: bool = False
+    ledger: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def backtest(
     else:
         create_run(job, _versions(), [_basis(run, info) for run in sets], options.overwrite)
     run = open_run(out)
+    if options.ledger:
+        ledger.record(run)
     done = run.done
     todo = [p for p in job.plan.partitions if p.index not in done]
     if not todo:
