@@ -23,7 +23,18 @@ PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
     ("errors", "config", "growth", "accounts", "jit"),
-    ("calendars", "reference", "execution", "metrics", "periods", "weights", "trials", "resampling", "stores"),
+    (
+        "calendars",
+        "reference",
+        "execution",
+        "metrics",
+        "periods",
+        "weights",
+        "trials",
+        "resampling",
+        "causality",
+        "stores",
+    ),
     ("kernels",),
     ("pipelines", "live"),
     ("diagnosis", "display"),

@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries of one store, oldest first. `damaged`: files that cannot be read. `others`: entries of other stores."""
+    """All entries of one store, oldest first. `damaged`: files that cannot be read; `others`: of other stores."""
 
     place: Path
     store_id: str
@@ -91,7 +91,7 @@ def ledger_folder(store: str, store_id: str) -> Path:
 
 
 def record(run: Run) -> None:
-    """Leave the run's entry, unless it is there. Where that cannot be written a warning is logged, and the run goes on."""
+    """Leave the run's entry, unless it is there; where it cannot be written, log a warning: no run stops for it."""
     store = run.manifest["store"]
     path = ledger_folder(store["path"], store["id"]) / f"{run.manifest['id']}.json"
     if path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,9 +20,10 @@ from atc_backtest.stores.opening import open_store
 
 @dataclass(frozen=True)
 class Case:
-    """One condition, over all symbols: means of the figures that are defined. `profitable`: share of the symbols.
+    """One condition over all symbols, of the figures that are defined: mean `sharpe`, median `total_return`.
 
-    `value`: the fee in basis points a side, or the bars of delay.
+    `value`: the fee in basis points a side, or the bars of delay. `profitable`: share of the symbols with a gain.
+    `trades`: mean number of closed ones.
     """
 
     value: float
@@ -33,7 +35,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CostTable:
-    """`break_even`: the fee at which the mean total return is 0, between two that were run; None outside of them."""
+    """`break_even`: the fee at which the mean Sharpe ratio is 0, between two that were run; None outside of them."""
 
     param_id: int
     symbols: int
@@ -68,7 +70,9 @@ def best_set(run: Run, param_id: int | None = None) -> int:
     return int(np.argmax(np.bincount(ids, sharpe, minlength=n_sets) / n))
 
 
-def cost_table(run: Run, fees_bps: Sequence[float], param_id: int | None = None, threads: int | None = None) -> CostTable:
+def cost_table(
+    run: Run, fees_bps: Sequence[float], param_id: int | None = None, threads: int | None = None
+) -> CostTable:
     """One set of the run with other fees, all else equal. `ConfigError` without a fee."""
     fees = sorted(set(fees_bps))
     if not fees:
@@ -76,7 +80,7 @@ def cost_table(run: Run, fees_bps: Sequence[float], param_id: int | None = None,
     chosen = best_set(run, param_id)
     config = run.sets[chosen]
     cases = _cases(run, [_with(config, "fee_bps", fee) for fee in fees], fees, threads)
-    symbols = _symbols(run)
+    symbols = symbols_of(run)
     return CostTable(chosen, len(symbols), config.execution.slippage_bps, cases, _crossing(cases))
 
 
@@ -87,7 +91,7 @@ def delay_table(run: Run, bars: Sequence[int], param_id: int | None = None, thre
     cases = _cases(run, [_with(run.sets[chosen], "delay_bars", n) for n in delays], delays, threads)
     now, then = cases[0].sharpe, cases[-1].sharpe
     kept = then / now if now is not None and then is not None and now > 0 else None
-    return DelayTable(chosen, len(_symbols(run)), cases, kept)
+    return DelayTable(chosen, len(symbols_of(run)), cases, kept)
 
 
 def _with(config: RunConfig, name: str, value: float) -> RunConfig:
@@ -102,7 +106,8 @@ def _given(values: dict[str, object]) -> dict[str, object]:
     return values | {"growth_horizon": "none"} if values.get("growth_horizon", 0) is None else values
 
 
-def _symbols(run: Run) -> tuple[str, ...]:
+def symbols_of(run: Run) -> tuple[str, ...]:
+    """Names of the run's symbols, in the store's order."""
     names = run.manifest["symbols"]
     return tuple(names[symbol] for symbol in sorted({s for part in run.partitions for s in part.symbols}))
 
@@ -121,7 +126,7 @@ def check_prices(run: Run) -> None:
 def _cases(run: Run, sets: Sequence[RunConfig], values: Sequence[float], threads: int | None) -> tuple[Case, ...]:
     """The sets over the run's symbols, in a folder that is thrown away; they count as no trials."""
     check_prices(run)
-    options = Options(kernel=run.manifest["kernel"], symbols=_symbols(run), threads=threads, ledger=False)
+    options = Options(kernel=run.manifest["kernel"], symbols=symbols_of(run), threads=threads, ledger=False)
     with TemporaryDirectory(prefix="atc-guard-") as folder:
         again = backtest(run.manifest["store"]["path"], Path(folder) / "run", sets, options, Progress())
         if again.state != "complete":
@@ -131,13 +136,13 @@ def _cases(run: Run, sets: Sequence[RunConfig], values: Sequence[float], threads
 
 
 def _case(table: pa.Table, param_id: int, value: float) -> Case:
-    rows = [row for row in table.select(["param_id", "sharpe", "total_return", "trades"]).to_pylist()]
+    rows = table.select(["param_id", "sharpe", "total_return", "trades"]).to_pylist()
     mine = [row for row in rows if row["param_id"] == param_id]
     returns = [row["total_return"] for row in mine if row["total_return"] is not None]
     return Case(
         value,
         _mean([row["sharpe"] for row in mine if row["sharpe"] is not None]),
-        _mean(returns),
+        float(np.median(returns)) if returns else None,
         sum(one > 0 for one in returns) / len(returns) if returns else 0.0,
         _mean([row["trades"] or 0 for row in mine]) or 0.0,
     )
@@ -148,9 +153,9 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _crossing(cases: Sequence[Case]) -> float | None:
-    """Where the mean total return goes through 0 for the first time, on straight lines between the cases."""
-    known = [(case.value, case.total_return) for case in cases if case.total_return is not None]
-    for (fee, now), (next_fee, then) in zip(known[:-1], known[1:], strict=True):
+    """Where the mean Sharpe ratio goes through 0 for the first time, on straight lines between the cases."""
+    known = [(case.value, case.sharpe) for case in cases if case.sharpe is not None]
+    for (fee, now), (next_fee, then) in pairwise(known):
         if now > 0 >= then:
             return fee + (next_fee - fee) * now / (now - then)
     return None
