@@ -8,8 +8,8 @@
     assert check_causality(overlay, {"close": close}) == ()
 
 An output may use a bar's prices from that bar on. What is `held` during a bar must be known before: when its close
-is drawn anew within its range, with its open as it was, it must not change. That finds fills in the same bar, which
-poisoning later bars cannot see.
+is another one, a quarter higher or a fifth lower, with its open as it was, it must not change. That finds fills in
+the same bar, which poisoning later bars cannot see.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ F64 = NDArray[np.float64]
 Arrays = dict[str, F64]
 Function = Callable[[Arrays], Mapping[str, NDArray[Any]] | NDArray[Any]]
 
-POISONS = ("nan", "huge", "random", "within")
-"""What stands after a bar: nothing, prices a million times as high, other prices; and the next close drawn anew."""
+POISONS = ("nan", "huge", "random", "higher", "lower")
+"""What stands after a bar: nothing, prices a million times as high, other prices; and another close in the next bar."""
+
+CLOSES = {"higher": 1.25, "lower": 0.8}
+"""Poisons of the next close alone, for what must be known before it; the bar's high and low make room for it."""
 
 HELD = "held"
 
 
 @dataclass(frozen=True)
 class Leak:
-    """An output that changed at `bar`, though prices did only after bar `known` (`within`: in the bar after it)."""
+    """An output changed at `bar`, though prices did only after bar `known` (or from the close of the next)."""
 
     output: str
     poison: str
@@ -71,17 +74,14 @@ def check_causality(
     for name, values in expected.items():
         if name not in again or _first_difference(values, again[name], n) is not None:
             raise DataError(f"output {name!r} differs between two calls with the same bars: seed what it draws.")
-    rng = np.random.default_rng(seed)
+    rng, soon = np.random.default_rng(seed), frozenset(early)
     leaks = []
     for known in _points(points, n, rng):
         for poison in poisons:
-            if poison == "within" and not set(early) & expected.keys():
-                continue
-            found = _outputs(function, _poisoned(clean, known, poison, rng), n)
-            names = [name for name in expected if poison != "within" or name in set(early)]
+            names = [name for name in expected if poison not in CLOSES or name in soon]
+            found = _outputs(function, _poisoned(clean, known, poison, rng), n) if names else {}
             for name in names:
-                upto = known + 2 if poison == "within" else known + 1
-                bar = _first_difference(expected[name], found.get(name), upto)
+                bar = _first_difference(expected[name], found.get(name), known + (2 if poison in CLOSES else 1))
                 if bar is not None:
                     leaks.append(Leak(name, poison, known, bar))
     return tuple(leaks)
@@ -118,26 +118,23 @@ def _outputs(function: Function, bars: Arrays, n: int) -> dict[str, NDArray[Any]
 
 
 def _poisoned(bars: Arrays, known: int, poison: str, rng: np.random.Generator) -> Arrays:
-    """The bars, with those after `known` replaced. Prices of one bar keep their proportions."""
+    """The bars, with those after `known` replaced; prices of a bar keep their proportions unless its close moves."""
     found = {name: values.copy() for name, values in bars.items()}
     n_after = next(iter(bars.values())).shape[-1] - known - 1
-    factors = {
-        "nan": np.full(n_after, np.nan),
-        "huge": np.full(n_after, 1e6),
-        "random": np.exp(rng.normal(0.0, 0.5, n_after)),
-        "within": np.concatenate([[1.0], np.exp(rng.normal(0.0, 0.5, n_after - 1))]),
-    }[poison]
+    factors = np.exp(rng.normal(0.0, 0.5, n_after))
+    if poison in CLOSES:
+        factors[0] = 1.0
+    elif poison != "random":
+        factors[:] = np.nan if poison == "nan" else 1e6
     for values in found.values():
         values[..., known + 1 :] *= factors
-    if poison == "within" and "close" in bars:
-        close, at = found["close"], known + 1
-        low, high = (bars[name][..., at] if name in bars else bars["close"][..., at] * to for name, to in _RANGE)
-        close[..., at] = low + (high - low) * rng.random(low.shape)
+    if poison in CLOSES and "close" in found:
+        at = (..., known + 1)
+        found["close"][at] *= CLOSES[poison]
+        for name, reach in (("high", np.maximum), ("low", np.minimum)):
+            if name in found:
+                found[name][at] = reach(found[name][at], found["close"][at])
     return found
-
-
-_RANGE = (("low", 0.8), ("high", 1.25))
-"""Between what a close is drawn: the bar's range, or fractions of the close where the range is not known."""
 
 
 def _first_difference(one: NDArray[Any], other: NDArray[Any] | None, n: int) -> int | None:

@@ -256,7 +256,7 @@ def show_causality(checked: Sequence[Checked], points: int, as_json: bool) -> No
         [one.kernel, one.symbol, f"{one.bars:,}", ", ".join(one.outputs), str(len(one.leaks) or "none")]
         for one in checked
     ]
-    _table(("kernel", "symbol", "bars", "outputs", "leaks"), rows, f"prices poisoned after {points} bars, in four ways")
+    _table(("kernel", "symbol", "bars", "outputs", "leaks"), rows, f"prices poisoned after {points} bars, in five ways")
     for one, leak in leaks[:ROWS]:
         print(f"{one.kernel}, {one.symbol}: {leak}")
     _verdict(verdict)
