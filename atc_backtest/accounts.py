@@ -5,14 +5,17 @@ Only data; `execution` moves it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atc_backtest.config import RunConfig
+from atc_backtest.config import INTRABAR, STOPS, RunConfig
 from atc_backtest.errors import ConfigError, DataError
+from atc_backtest.limits import NEVER_NS, distance, interval_ns
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -21,9 +24,30 @@ I8 = NDArray[np.int8]
 NEXT_OPEN, NEXT_CLOSE, CLOSE = 0, 1, 2
 FILLS = ("next_open", "next_close", "close")
 
-OPEN, SIGNAL, REVERSAL, RUIN = 0, 1, 2, 3
-REASONS = ("open", "signal", "reversal", "ruin")
+OPEN, SIGNAL, REVERSAL, RUIN, STOP_LOSS, TAKE_PROFIT, TRAILING_STOP = range(7)
+REASONS = ("open", "signal", "reversal", "ruin", "stop_loss", "take_profit", "trailing_stop")
 """Names of the codes in `TRADE`'s `reason`; `open` marks a trade that has no exit."""
+
+
+WORST, BEST, OPEN_FIRST = range(len(INTRABAR))
+"""Which of two stops within one bar comes first, in the order of `INTRABAR`."""
+
+GROUP = 64
+"""Evaluated bars whose returns are summed together, see `sums`."""
+
+
+class Charges(NamedTuple):
+    """What trading and holding cost one account, as fractions: of traded value and of the price, per side, and of
+    market value per funding interval."""
+
+    fee: float
+    slippage: float
+    funding: float
+
+    @classmethod
+    def of(cls, fee_bps: float, slippage_bps: float, funding_bps: float) -> Charges:
+        """From basis points."""
+        return cls(fee_bps / 10_000, slippage_bps / 10_000, funding_bps / 10_000)
 
 
 class Rules(NamedTuple):
@@ -34,52 +58,101 @@ class Rules(NamedTuple):
 
     fill: int
     """NEXT_OPEN, NEXT_CLOSE or CLOSE."""
+    delay: int
+    """Bars by which every fill comes later."""
+    opens: bool
+    """Opens are prices of their own; else the close stands in for them."""
     fee: float
-    """Fraction of traded value, per side."""
+    """Fraction of traded value, per side; like the next two where an account has no charges of its own."""
     slippage: float
     """Fraction of the price, per side."""
+    funding: float
+    """Fraction of market value, per interval."""
+    funding_ns: int
+    bar_ns: int
+    """Length of a bar: which instants lie within it. 0 where nobody asks."""
     size: float
-    shorts: bool
     hold: bool
     long_threshold: float
+    """Infinite where longs are not held; likewise shorts."""
     short_threshold: float
+    stops: bool
+    """Some stop is set."""
+    ranged: bool
+    """One of them by the average true range."""
+    stop_share: float
+    """Distance of the stop-loss: this fraction of the entry price, or so many average true ranges; 0 both: none."""
+    stop_atr: float
+    profit_share: float
+    profit_atr: float
+    trail_share: float
+    """Of the best price since the entry."""
+    trail_atr: float
+    atr_length: int
+    intrabar: int
+    """WORST, BEST or OPEN_FIRST."""
     warmup_bars: int
     eval_start_ns: int
+    eval_end_ns: int
     start_equity: float
     rf: float
     mar: float
 
     @classmethod
-    def of(cls, run: RunConfig, warmup_bars: int, has_open: bool) -> Rules:
-        """The rules of one run. `warmup_bars`: present bars before the signal counts.
+    def of(cls, run: RunConfig, warmup_bars: int, has_open: bool, bar_ns: int = 0) -> Rules:
+        """The rules of one run. `warmup_bars`: present bars before the signal counts; stops by the average true
+        range need theirs too.
 
-        `has_open`: the store has opens; `auto` then fills at the next open, else at the next close.
-        Raises `ConfigError` for fills at opens that are not there.
+        `has_open`: the store has opens; `auto` then fills at the next open, else at the next close. Raises
+        `ConfigError` for fills at opens that are not there, and for funding where the length of a bar is not known.
         """
         execution = run.execution
-        fill = execution.fill
-        if fill == "auto":
-            fill = "next_open" if has_open else "next_close"
-        if fill == "next_open" and not has_open:
-            raise ConfigError(
-                "fill = 'next_open' needs opening prices and the store has none: "
-                "use fill = 'next_close', or ingest files that have an open column."
-            )
+        if execution.funding_bps != 0.0 and bar_ns <= 0:
+            raise ConfigError(f"funding_bps = {execution.funding_bps:g} needs bars of a known length.")
+        stop, profit, trail = (distance(name, getattr(execution, name)) for name in STOPS)
+        ranged = stop[1] + profit[1] + trail[1] > 0.0
+        charges = Charges.of(execution.fee_bps, execution.slippage_bps, execution.funding_bps)
         return cls(
-            fill=FILLS.index(fill),
-            fee=execution.fee_bps / 10_000,
-            slippage=execution.slippage_bps / 10_000,
+            fill=FILLS.index(_fill_of(execution.fill, has_open)),
+            delay=execution.delay_bars,
+            opens=has_open,
+            fee=charges.fee,
+            slippage=charges.slippage,
+            funding=charges.funding,
+            funding_ns=interval_ns("funding_interval", execution.funding_interval),
+            bar_ns=bar_ns,
             size=float(execution.size),
-            shorts=execution.shorts,
             hold=execution.neutral == "hold",
-            long_threshold=float(run.atc.long_threshold),
-            short_threshold=float(run.atc.short_threshold),
-            warmup_bars=warmup_bars,
-            eval_start_ns=max(run.eval_start_ns(), -(2**63) + 1),  # Numba takes -2**63 for unsigned
+            long_threshold=float(run.atc.long_threshold) if execution.longs else math.inf,
+            short_threshold=float(run.atc.short_threshold) if execution.shorts else -math.inf,
+            stops=sum(stop + profit + trail) > 0.0,
+            ranged=ranged,
+            stop_share=stop[0],
+            stop_atr=stop[1],
+            profit_share=profit[0],
+            profit_atr=profit[1],
+            trail_share=trail[0],
+            trail_atr=trail[1],
+            atr_length=execution.atr_length,
+            intrabar=INTRABAR.index(execution.intrabar),
+            warmup_bars=max(warmup_bars, execution.atr_length if ranged else 0),
+            eval_start_ns=max(run.eval_start_ns(), -NEVER_NS),  # Numba takes -2**63 for unsigned
+            eval_end_ns=run.eval_end_ns(),
             start_equity=float(execution.start_equity),
             rf=float(run.rf),
             mar=float(run.mar),
         )
+
+
+def _fill_of(fill: str, has_open: bool) -> str:
+    if fill == "next_open" and not has_open:
+        raise ConfigError(
+            "fill = 'next_open' needs opening prices and the store has none: "
+            "use fill = 'next_close', or ingest files that have an open column."
+        )
+    if fill == "auto":
+        return "next_open" if has_open else "next_close"
+    return fill
 
 
 _INTEGERS = (
@@ -89,6 +162,10 @@ _INTEGERS = (
     "start_ts",  # of the first evaluated bar
     "ts",  # of the last bar taken in: the last evaluated one once n > 0
     "target",  # decided last: 1 long, -1 short, 0 flat
+    "queue",  # the targets before it, as many as fills are delayed, two bits each, the oldest highest
+    "stopped",  # the side that was stopped out and waits for another target; 0: none
+    "ambiguous",  # bars whose range held two stops
+    "atr_bars",
     "ruined",
     "held",  # evaluated bars in position
     "peak_bar",  # the last at the peak, counted from e0; -1 is the start
@@ -103,18 +180,26 @@ _INTEGERS = (
     "entry_bar",
 )
 _FLOATS = (
+    "fee_rate",  # what this account is charged: see Charges
+    "slippage_rate",
+    "funding_rate",
     "start_equity",
     "cash",
     "units",  # negative when short, 0 when flat
     "equity",  # at the last evaluated close
     "close",  # the last evaluated one
-    "mean",  # of the returns r
-    "m2",  # sum of squared deviations of r from their mean
+    "prior_close",  # the last one
+    "mean",  # of the returns r, those of an unfinished group left out
+    "m2",  # sum of squared deviations of r from their mean, likewise
+    "group_sum",  # of the unfinished group: r - mean
+    "group_squares",  # (r - mean)^2
     "downside",  # sum of min(r - mar, 0)^2
     "equity_sum",
     "peak",
+    "bottom",  # lowest equity since then
     "drawdown",  # the deepest, <= 0
     "fees",
+    "funding",  # paid; negative: received
     "traded",
     "win_sum",
     "loss_sum",
@@ -124,12 +209,18 @@ _FLOATS = (
     "worst",
     "hold_start",  # buy-and-hold: the close of e0
     "hold_peak",
+    "hold_bottom",
     "hold_drawdown",
     "entry_price",
     "entry_fee",
     "entry_equity",  # before the entry's costs
     "trade_high",
     "trade_low",
+    "trade_funding",
+    "stop_price",
+    "profit_price",
+    "trail_distance",
+    "atr",  # Wilder's; a sum while bars are fewer than its length
 )
 ACCOUNT = np.dtype([(name, np.int64) for name in _INTEGERS] + [(name, np.float64) for name in _FLOATS])
 """One account: all that must be known to go on, and the sums the figures are made of."""
@@ -155,16 +246,24 @@ TRADE = np.dtype(
         ("mfe", np.float64),
     ]
 )
-"""One trade. `side` 1 or -1, `units` > 0, prices with slippage, pnl net of both fees, `return` =
+"""One trade. `side` 1 or -1, `units` > 0, prices with slippage, pnl net of both fees and of funding, `return` =
 pnl / (units * entry_price). While `reason` is OPEN the exit fields are those of the last close."""
 
 
-def new_accounts(rules: Rules, shape: int | tuple[int, ...]) -> NDArray[np.void]:
-    """Fresh accounts, `ACCOUNT` of that shape, holding the start equity and nothing else."""
+def new_accounts(
+    rules: Rules, shape: int | tuple[int, ...], charges: Sequence[Charges] | None = None
+) -> NDArray[np.void]:
+    """Fresh accounts, `ACCOUNT` of that shape, holding the start equity and nothing else.
+
+    `charges`: one per account of the last axis; without them all are charged what `rules` say.
+    """
     accounts = np.zeros(shape, dtype=ACCOUNT)
-    for name in ("start_equity", "cash", "equity", "peak"):
+    for name in ("start_equity", "cash", "equity", "peak", "bottom"):
         accounts[name] = rules.start_equity
     accounts["peak_bar"] = -1
+    rates = charges or [Charges(rules.fee, rules.slippage, rules.funding)]
+    for name, values in zip(Charges._fields, zip(*rates, strict=True), strict=True):
+        accounts[f"{name}_rate"] = values
     return accounts
 
 

@@ -10,20 +10,36 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from atc_backtest.errors import ConfigError
+from atc_backtest.limits import (
+    NEVER_NS,
+    as_float,
+    as_floats,
+    boolean,
+    choice,
+    distance_text,
+    fail,
+    instant_ns,
+    integer,
+    interval_ns,
+    number,
+)
 
 FAMILIES = ("ema", "hma", "wma", "dema", "lsma", "kama")
 OFFSETS = {"narrow": (1, 2, 3, 4), "medium": (1, 2, 4, 6), "wide": (1, 3, 5, 7)}
 MAX_LENGTH = 4096
+MAX_DELAY = 5
+STOPS = ("stop_loss", "take_profit", "trailing_stop")
+INTRABAR = ("worst", "best", "open_first")
+COST_LIMITS = {"fee_bps": (0.0, 10_000.0), "slippage_bps": (0.0, 9_999.0), "funding_bps": (-10_000.0, 10_000.0)}
 SOURCES = ("close", "open", "high", "low", "hl2", "hlc3", "ohlc4")
 
 T = TypeVar("T", int, float)
@@ -42,55 +58,6 @@ class PerFamily(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         return iter((self.ema, self.hma, self.wma, self.dema, self.lsma, self.kama))
-
-
-def _fail(name: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(f"{name} = {value!r} is not allowed: {allowed}.")
-
-
-def _integer(name: str, value: object, low: int, high: int | None = None) -> None:
-    allowed = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _fail(name, value, allowed)
-    if value < low or (high is not None and value > high):
-        raise _fail(name, value, allowed)
-
-
-def _number(
-    name: str,
-    value: object,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: bool = False,
-) -> None:
-    """`low <= value <= high`, or `low < value` when `above`; always finite."""
-    bounds = f"a finite number {'>' if above else '>='} {low:g}" if low > -math.inf else "a finite number"
-    allowed = bounds if high == math.inf else f"{bounds} and <= {high:g}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _fail(name, value, allowed)
-    if value < low or (above and value == low) or value > high:
-        raise _fail(name, value, allowed)
-
-
-def _choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise _fail(name, value, "one of " + ", ".join(allowed))
-
-
-def _boolean(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise _fail(name, value, "true or false")
-
-
-def _as_float(value: Any) -> Any:
-    return float(value) if type(value) is int else value
-
-
-def _as_floats(config: Any, *names: str) -> None:
-    """2 and 2.0 are one setting, so that equal settings print and hash alike."""
-    for name in names:
-        object.__setattr__(config, name, _as_float(getattr(config, name)))
 
 
 @dataclass(frozen=True)
@@ -114,29 +81,29 @@ class AtcConfig:
     profile: str = "enhance"
 
     def __post_init__(self) -> None:
-        _as_floats(self, "lambda_", "decay", "long_threshold", "short_threshold")
-        object.__setattr__(self, "weights", PerFamily(*(_as_float(w) for w in self.weights)))
-        _choice("robustness", self.robustness, tuple(OFFSETS))
+        as_floats(self, "lambda_", "decay", "long_threshold", "short_threshold")
+        object.__setattr__(self, "weights", PerFamily(*(as_float(w) for w in self.weights)))
+        choice("robustness", self.robustness, tuple(OFFSETS))
         widest = OFFSETS[self.robustness][-1]
         for family, length in zip(FAMILIES, self.lengths, strict=True):
             # All nine lengths, L0 - widest .. L0 + widest, lie within 2 .. MAX_LENGTH.
-            _integer(f"lengths.{family}", length, 2 + widest, MAX_LENGTH - widest)
+            integer(f"lengths.{family}", length, 2 + widest, MAX_LENGTH - widest)
         for family, weight in zip(FAMILIES, self.weights, strict=True):
-            _number(f"weights.{family}", weight, 0.0, above=True)
-        _number("lambda", self.lambda_)
-        _number("decay", self.decay, 0.0, 100.0)
-        _integer("cutout", self.cutout, 0)
-        _number("long_threshold", self.long_threshold)
-        _number("short_threshold", self.short_threshold)
+            number(f"weights.{family}", weight, 0.0, above=True)
+        number("lambda", self.lambda_)
+        number("decay", self.decay, 0.0, 100.0)
+        integer("cutout", self.cutout, 0)
+        number("long_threshold", self.long_threshold)
+        number("short_threshold", self.short_threshold)
         if self.short_threshold > self.long_threshold:
-            raise _fail(
+            raise fail(
                 "short_threshold",
                 self.short_threshold,
                 f"at most long_threshold ({self.long_threshold!r})",
             )
         if self.growth_horizon is not None:
-            _integer("growth_horizon", self.growth_horizon, 0)
-        _choice("profile", self.profile, ("enhance", "pine"))
+            integer("growth_horizon", self.growth_horizon, 0)
+        choice("profile", self.profile, ("enhance", "pine"))
 
     def family_lengths(self, family: int) -> tuple[int, ...]:
         """The nine lengths of family 0..5 in the order sums run: L0, L0+o, L0-o (o ascending)."""
@@ -147,76 +114,95 @@ class AtcConfig:
 
 @dataclass(frozen=True)
 class ExecutionConfig:
-    """Fills and costs.
+    """Fills, stops and costs; docs/execution.md has an example of each.
 
-    `fill`: next_open, next_close, close, or auto (next_open when the store has opens, else
-    next_close). `fee_bps`, `slippage_bps`: basis points of traded value, per side. `neutral`:
-    flat or hold. `size`: fraction of current equity put into a new position.
-    `start_equity`: money.
+    `fill`: next_open, next_close, close, or auto (next_open when the store has opens, else next_close).
+    `delay_bars`: bars by which every fill comes later than that, 0 to 5. `fee_bps`, `slippage_bps`: basis
+    points of traded value, per side. `longs`, `shorts`: the sides that are held, one at least. `neutral`: flat
+    or hold. `size`: fraction of current equity put into a new position. `start_equity`: money.
+    `stop_loss`, `take_profit`, `trailing_stop`: None, `5%` (of the entry price; trailing: of the best price
+    since) or `2atr` (multiples of Wilder's average true range over `atr_length` bars, at the entry).
+    `intrabar`: which of two stops in one bar comes first: worst, best or open_first. `funding_bps`: of market
+    value, paid by longs to shorts every `funding_interval` (30m, 8h, 1d: whole ones since 1970, UTC).
     """
 
     fill: str = "auto"
+    delay_bars: int = 0
     fee_bps: float = 0.0
     slippage_bps: float = 0.0
+    longs: bool = True
     shorts: bool = False
     neutral: str = "flat"
     size: float = 1.0
     start_equity: float = 10_000.0
+    stop_loss: str | None = None
+    take_profit: str | None = None
+    trailing_stop: str | None = None
+    atr_length: int = 14
+    intrabar: str = "worst"
+    funding_bps: float = 0.0
+    funding_interval: str = "8h"
 
     def __post_init__(self) -> None:
-        _as_floats(self, "fee_bps", "slippage_bps", "size", "start_equity")
-        _choice("fill", self.fill, ("auto", "next_open", "next_close", "close"))
-        _number("fee_bps", self.fee_bps, 0.0, 10_000.0)
-        _number("slippage_bps", self.slippage_bps, 0.0, 9_999.0)
-        _boolean("shorts", self.shorts)
-        _choice("neutral", self.neutral, ("flat", "hold"))
-        _number("size", self.size, 0.0, above=True)
-        _number("start_equity", self.start_equity, 0.0, above=True)
+        as_floats(self, "fee_bps", "slippage_bps", "size", "start_equity", "funding_bps")
+        for name in STOPS:
+            object.__setattr__(self, name, distance_text(name, getattr(self, name)))
+        choice("fill", self.fill, ("auto", "next_open", "next_close", "close"))
+        integer("delay_bars", self.delay_bars, 0, MAX_DELAY)
+        number("fee_bps", self.fee_bps, *COST_LIMITS["fee_bps"])
+        number("slippage_bps", self.slippage_bps, *COST_LIMITS["slippage_bps"])
+        boolean("longs", self.longs)
+        boolean("shorts", self.shorts)
+        if not (self.longs or self.shorts):
+            raise fail("shorts", self.shorts, "true where longs is false, or nothing would ever be held")
+        choice("neutral", self.neutral, ("flat", "hold"))
+        number("size", self.size, 0.0, above=True)
+        number("start_equity", self.start_equity, 0.0, above=True)
+        integer("atr_length", self.atr_length, 1, MAX_LENGTH)
+        choice("intrabar", self.intrabar, INTRABAR)
+        number("funding_bps", self.funding_bps, *COST_LIMITS["funding_bps"])
+        interval_ns("funding_interval", self.funding_interval)
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One parameter set of a run: the indicator, the execution, and how figures are taken.
 
-    `source`: what is averaged. `eval_start`: ISO date or time (UTC unless it names an offset);
-    earlier bars teach but do not count. `calendar`: None takes the store's; see
-    `metrics.CALENDARS`. `bars_per_year`: overrides the calendar. `rf`, `mar`: risk-free and
-    minimum acceptable return, per bar.
+    `source`: what is averaged. `eval_start`, `eval_end`: ISO dates (their midnight) or times, UTC unless they
+    name an offset; bars in [start, end) count, earlier ones teach, later ones change nothing. `calendar`: None
+    takes the store's; see `metrics.CALENDARS`. `bars_per_year`: overrides the calendar. `rf`, `mar`: risk-free
+    and minimum acceptable return, per bar.
     """
 
     atc: AtcConfig = AtcConfig()
     execution: ExecutionConfig = ExecutionConfig()
     source: str = "close"
     eval_start: str | None = None
+    eval_end: str | None = None
     calendar: str | None = None
     bars_per_year: float | None = None
     rf: float = 0.0
     mar: float = 0.0
 
     def __post_init__(self) -> None:
-        _as_floats(self, "bars_per_year", "rf", "mar")
-        _choice("source", self.source, SOURCES)
-        if self.eval_start is not None:
-            self.eval_start_ns()
+        as_floats(self, "bars_per_year", "rf", "mar")
+        choice("source", self.source, SOURCES)
+        if self.eval_start_ns() >= self.eval_end_ns() and self.eval_end is not None:
+            raise fail("eval_end", self.eval_end, f"later than eval_start ({self.eval_start})")
         if self.calendar is not None and not isinstance(self.calendar, str):
-            raise _fail("calendar", self.calendar, "a calendar's name, e.g. 24/7 or XNYS")
+            raise fail("calendar", self.calendar, "a calendar's name, e.g. 24/7 or XNYS")
         if self.bars_per_year is not None:
-            _number("bars_per_year", self.bars_per_year, 0.0, above=True)
-        _number("rf", self.rf)
-        _number("mar", self.mar)
+            number("bars_per_year", self.bars_per_year, 0.0, above=True)
+        number("rf", self.rf)
+        number("mar", self.mar)
 
     def eval_start_ns(self) -> int:
         """First evaluated instant, ns since the epoch, UTC; the smallest int64 when unset."""
-        if self.eval_start is None:
-            return -(2**63)
-        try:
-            when = datetime.fromisoformat(self.eval_start)
-        except (TypeError, ValueError):
-            allowed = "an ISO date or time such as 2024-01-31 or 2024-01-31T09:30:00+00:00"
-            raise _fail("eval_start", self.eval_start, allowed) from None
-        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
-        since_epoch = when - datetime(1970, 1, 1, tzinfo=UTC)
-        return (since_epoch.days * 86_400 + since_epoch.seconds) * 10**9 + since_epoch.microseconds * 1000
+        return -(2**63) if self.eval_start is None else instant_ns("eval_start", self.eval_start)
+
+    def eval_end_ns(self) -> int:
+        """First instant that is evaluated no more, ns since the epoch, UTC; the largest int64 when unset."""
+        return NEVER_NS if self.eval_end is None else instant_ns("eval_end", self.eval_end)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Sections of plain values, as in the TOML file; None where a setting is unset."""
@@ -275,7 +261,7 @@ def _check_names(section: str, values: Mapping[str, Any], known: Mapping[str, An
         if isinstance(known[key], Mapping):
             if not isinstance(value, Mapping):
                 example = f"{key}.{next(iter(known[key]))} = ..."
-                raise _fail(f"[{section}] {key}", value, f"one value per family, as in {example}")
+                raise fail(f"[{section}] {key}", value, f"one value per family, as in {example}")
             _check_names(f"{section}.{key}", value, known[key])
 
 

@@ -36,13 +36,14 @@ def diagnose() -> list[Finding]:
     findings += [_kernel(name) for name in KERNELS]
     chosen = get_kernel().name
     fallback = "" if chosen == "rust" else "Numba takes the Rust kernel's place: the same bits, slower"
+    fallback = fallback or "a GPU is used where it is named: --kernel cuda"
     findings.append(Finding("kernel auto", True, chosen, fallback))
     findings.append(_cargo())
     findings += [_package(name) for name in PACKAGES]
     findings.append(_extra("fetch", "aiohttp", "downloads of archive files"))
     findings.append(_extra("ccxt", "ccxt", "recent bars of exchanges"))
     findings.append(_extra("dashboard", "bokeh", "the Dask dashboard"))
-    findings.append(_extra("gpu", "cupy", "CuPy (a GPU kernel does not exist yet)"))
+    findings.append(_extra("gpu", "cupy", "CuPy, for --kernel cuda"))
     return findings
 
 

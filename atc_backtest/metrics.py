@@ -8,7 +8,8 @@ fewer than two values, anything without a bar, and a number too large for float6
 `expectancy_ratio` is the expectancy over the absolute mean losing pnl. `max_drawdown_bars` is the
 longest time from a peak to its recovery, one still lasting included; `max_drawdown_recovered` is
 False when that longest one still lasts. Buy-and-hold is held from the first evaluated close to the
-last, without costs. After a ruin the figures end at the bar of the ruin.
+last, without costs. `ambiguous_bars`: those whose range held both a loss stop and the profit target.
+`funding_paid` is negative where more was received. After a ruin the figures end at the bar of the ruin.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ METRIC_COLUMNS: dict[str, str] = {
     "buy_hold_max_drawdown": "float64",
     "final_equity": "float64",
     "ruined": "bool",
+    "ambiguous_bars": "int64",
+    "funding_paid": "float64",
 }
 """Columns of metrics/, in order, with their types; every one but symbol and param_id may be null."""
 
@@ -158,7 +161,8 @@ def bars_per_year(bar_ns: int, calendar: str | None, override: float | None = No
 def figures(account: np.void, rules: Rules, bars_per_year: float) -> dict[str, Value]:
     """`METRIC_COLUMNS` from n_bars on, in order, of one account: plain Python values, None undefined."""
     a: dict[str, Any] = dict(zip(ACCOUNT.names or (), account.item(), strict=True))
-    row: dict[str, Value] = {"n_bars": a["n"], "fees_paid": a["fees"], "ruined": bool(a["ruined"])} | _trades(a)
+    row: dict[str, Value] = {"n_bars": a["n"], "fees_paid": a["fees"], "ruined": bool(a["ruined"])}
+    row |= {"ambiguous_bars": a["ambiguous"], "funding_paid": a["funding"]} | _trades(a)
     if a["n"]:
         row |= _returns(a, rules, bars_per_year)
         row |= _drawdowns(a)
@@ -173,7 +177,8 @@ def figures(account: np.void, rules: Rules, bars_per_year: float) -> dict[str, V
 def _returns(a: dict[str, Any], rules: Rules, bars_per_year: float) -> dict[str, Value]:
     n, scale = a["n"], math.sqrt(bars_per_year)
     years = (a["ts"] - a["start_ts"]) / YEAR_NS
-    deviation = math.sqrt(a["m2"] / (n - 1)) if n > 1 else None
+    mean, squares = moments(a)
+    deviation = math.sqrt(squares / (n - 1)) if n > 1 else None
     downside = math.sqrt(a["downside"] / n)
     return {
         "start_ts": a["start_ts"],
@@ -181,10 +186,17 @@ def _returns(a: dict[str, Any], rules: Rules, bars_per_year: float) -> dict[str,
         "total_return": a["equity"] / a["start_equity"] - 1,
         "cagr": _growth(a["equity"] / a["start_equity"], years),
         "volatility": None if deviation is None else deviation * scale,
-        "sharpe": _over((a["mean"] - rules.rf) * scale, deviation),
-        "sortino": _over((a["mean"] - rules.mar) * scale, downside),
+        "sharpe": _over((mean - rules.rf) * scale, deviation),
+        "sortino": _over((mean - rules.mar) * scale, downside),
         "final_equity": a["equity"],
     }
+
+
+def moments(account: Any) -> tuple[float, float]:
+    """Mean of the returns, and the sum of their squared deviations from it, the unfinished group taken in."""
+    n, total = account["n"], account["group_sum"]
+    squares = account["m2"] + account["group_squares"] - total * total / n
+    return account["mean"] + total / n, max(squares, 0.0)
 
 
 def _drawdowns(a: dict[str, Any]) -> dict[str, Value]:

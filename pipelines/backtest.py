@@ -41,8 +41,9 @@ from atc_backtest.pipelines.runs import (
 from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store
+from atc_backtest.symbol_costs import SymbolCosts, check_symbols
 
-PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "reference": 360 * 2**20}
+PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
 
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
@@ -51,7 +52,7 @@ SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out, and what it leaves behind; nothing here changes a figure.
+    """How a run is carried out and what it leaves behind; nothing but `costs`, of single symbols, changes a figure.
 
     `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
@@ -71,6 +72,7 @@ class Options:
     overwrite: bool = False
     resume: bool = False
     ledger: bool = True
+    costs: tuple[SymbolCosts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         save=save,
         period=check_period(options.period),
         plan=make_plan(_shape(info, chosen, sets, save, kernel), n_workers, clustered, options.memory_limit),
+        costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
     return resume_job(job) if options.resume else job
 
@@ -174,8 +177,9 @@ def _set_aside(job: Job, failed: Failed[Partition]) -> None:
 
 
 def _basis(run: RunConfig, info: StoreInfo) -> Basis:
-    rules = Rules.of(run, 0, "open" in info.fields)
-    return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill])
+    rules = Rules.of(run, 0, "open" in info.fields, info.bar_ns)
+    ranges = {"high", "low"} <= set(info.fields)
+    return Basis(calendar=run.calendar or info.calendar, fill=FILLS[rules.fill], ranges=ranges)
 
 
 def executor_of(job: Job, options: Options) -> AbstractContextManager[Executor]:
@@ -206,7 +210,7 @@ def _shape(
     info: StoreInfo, chosen: tuple[int, ...], sets: Sequence[RunConfig], save: Sequence[str], kernel: str
 ) -> Shape:
     has_open = "open" in info.fields
-    rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in sets]
+    rules = [Rules.of(run, warmup_bars(run.atc), has_open, info.bar_ns) for run in sets]
     fields = needed_fields(rules, [run.source for run in sets], save)
     for run in sets:
         missing = [name for name in SOURCE_FIELDS[run.source] if name not in info.fields]

@@ -10,6 +10,7 @@ from typing import Any
 from atc_backtest.config import RunConfig, flatten
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.plan import Plan
+from atc_backtest.symbol_costs import SymbolCosts
 
 METRICS = "metrics"
 PERIODS = "periods"
@@ -24,6 +25,7 @@ class Job:
     `store`: an absolute path or a URL; its id and version name the prices that the run began with.
     `symbols`: every symbol of the store by position. `sets`: the parameter sets; a set's position
     is its `param_id`. `bars_per_year`: one per set. `period`: what the rows of periods/ are of, where they are saved.
+    `costs`: of symbols that are not charged what the sets say.
     """
 
     store: str
@@ -37,6 +39,7 @@ class Job:
     save: tuple[str, ...]
     period: str
     plan: Plan
+    costs: tuple[SymbolCosts, ...] = ()
 
     @property
     def varying(self) -> tuple[str, ...]:

@@ -131,7 +131,8 @@ def _figured(
 ) -> Portfolio:
     job = job_of(run, run.manifest["kernel"])
     store = open_store(job.store, job.store_version)
-    rules = Rules.of(job.sets[param_id], warmup_bars(job.sets[param_id].atc), "open" in store.info.fields)
+    info = store.info
+    rules = Rules.of(job.sets[param_id], warmup_bars(job.sets[param_id].atc), "open" in info.fields, info.bar_ns)
     spans = run.dataset().to_table(columns=["start_ts", "end_ts"], filter=pc.field("param_id") == param_id)
     first, last = (pc.min_max(spans[name].cast(pa.int64())) for name in ("start_ts", "end_ts"))
     ts = store.ts(0, store.info.n_bars)
@@ -197,8 +198,7 @@ def _figures(series: pa.Table, rules: Rules, bars_per_year: float, weights: Weig
     ts, equity, gross, net = (series[name].to_numpy() for name in ("ts", "equity", "gross", "net"))
     market = series["benchmark"].to_numpy()
     account = new_accounts(rules, 1)
-    account["bars"] = ts.size
-    compiled_sums()(account[0], rules, ts.astype(np.int64), market, equity)
+    compiled_sums()(account[0], rules, ts.astype(np.int64), market, equity, 0, ts.size)
     account["held"] = np.count_nonzero(gross)
     found = figures(account[0], rules, bars_per_year)
     r = np.diff(equity, prepend=rules.start_equity) / np.concatenate([[rules.start_equity], equity[:-1]])

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from atc_backtest.config import STOPS
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.runs import Run
 
@@ -46,7 +47,9 @@ def warnings(run: Run, table: pa.Table) -> list[str]:
     executions = [one["config"]["execution"] for one in run.manifest["sets"]]
     if any(one["fill"] == "close" for one in run.manifest["sets"]):
         found.append("fill = close: fills at the very close that decided them are optimistic; next_open is not")
-    if all(execution["fee_bps"] == 0 and execution["slippage_bps"] == 0 for execution in executions):
+    if not run.manifest["costs"] and all(
+        execution["fee_bps"] == 0 and execution["slippage_bps"] == 0 for execution in executions
+    ):
         found.append("no costs: fee_bps and slippage_bps are 0, so these figures are an upper bound")
     left = len(run.partitions) - len(run.done)
     if left:
@@ -57,6 +60,7 @@ def warnings(run: Run, table: pa.Table) -> list[str]:
     for column, what in (
         (pc.equal(table["n_bars"], 0), "no evaluated bar: shorter than the warm-up, or before eval_start"),
         (table["ruined"], "ruined: the account lost everything and stopped"),
+        (pc.greater(table["ambiguous_bars"], 0), "stop and target within one bar: setting intrabar chose the first"),
         (pc.less(pc.fill_null(table["trades"], 0), 30), "fewer than 30 closed trades: trade statistics mean little"),
     ):
         n = pc.sum(column).as_py() or 0
@@ -70,19 +74,40 @@ def basis(run: Run) -> list[str]:
     manifest = run.manifest
     sets: Sequence[dict[str, Any]] = manifest["sets"]
     years = sorted({(one["calendar"], one["bars_per_year"]) for one in sets})
-    costs = sorted({tuple((one["config"]["execution"] | {"fill": one["fill"]}).items()) for one in sets})
+    rules = list(dict.fromkeys(_execution(one) for one in sets))
     lines = [
         f"store     {manifest['store']['path']} (version {manifest['store']['version']}), kernel {manifest['kernel']}",
         "year      " + "; ".join(f"{bars:g} bars (calendar {calendar})" for calendar, bars in years),
+        *(f"execution {rule}" for rule in rules[:3]),
     ]
-    for cost in costs[:3]:
-        rules = dict(cost)
-        lines.append(
-            f"execution fill {rules['fill']}, fee {rules['fee_bps']:g} bps, slippage {rules['slippage_bps']:g} bps, "
-            f"{'long and short' if rules['shorts'] else 'long only'}, neutral {rules['neutral']}, "
-            f"size {rules['size']:g}, start {rules['start_equity']:g}"
-        )
+    if len(rules) > 3:
+        lines.append(f"execution {len(rules) - 3} more, in the columns of settings that vary")
+    if manifest["costs"]:
+        lines.append(f"costs     of {len(manifest['costs'])} symbols by --costs, the others' as above")
     return lines
+
+
+def _execution(one: dict[str, Any]) -> str:
+    """Fills, costs, stops and evaluated dates of a set in words; what is not used is not named."""
+    rules, run = one["config"]["execution"], one["config"]["run"]
+    sides = {(True, True): "long and short", (True, False): "long only", (False, True): "short only"}
+    words = [
+        f"fill {one['fill']}" + (f" {rules['delay_bars']} bars later" if rules["delay_bars"] else ""),
+        f"fee {rules['fee_bps']:g} bps, slippage {rules['slippage_bps']:g} bps",
+        f"{sides[rules['longs'], rules['shorts']]}, neutral {rules['neutral']}",
+        f"size {rules['size']:g}, start {rules['start_equity']:g}",
+    ]
+    stops = [f"{name.replace('_', ' ')} {rules[name]}" for name in STOPS if rules[name] is not None]
+    if stops:
+        seen = f"within bars, {rules['intrabar']} first" if one["ranges"] else "against closes alone: no highs and lows"
+        words.append(f"{', '.join(stops)} ({seen})")
+        if any("atr" in stop for stop in stops):
+            words.append(f"atr of {rules['atr_length']} bars")
+    if rules["funding_bps"]:
+        words.append(f"funding {rules['funding_bps']:g} bps every {rules['funding_interval']}")
+    if run["eval_start"] or run["eval_end"]:
+        words.append(f"evaluated [{run['eval_start'] or 'the first bar'}, {run['eval_end'] or 'the last bar'})")
+    return ", ".join(words)
 
 
 def to_json(run: Run, table: pa.Table) -> dict[str, Any]:

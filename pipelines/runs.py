@@ -28,11 +28,12 @@ from atc_backtest.pipelines.hashing import Content, run_hash
 from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
+from atc_backtest.symbol_costs import SymbolCosts
 
 MANIFEST = "manifest.json"
 FORMAT = "atc-backtest run"
-FORMAT_VERSION = 2
-SCHEMA_VERSION = 1
+FORMAT_VERSION = 3
+SCHEMA_VERSION = 2
 """Of the datasets: grows when a column changes its name, type or meaning."""
 
 State = Literal["complete", "partial", "unfinished"]
@@ -40,10 +41,12 @@ State = Literal["complete", "partial", "unfinished"]
 
 @dataclass(frozen=True)
 class Basis:
-    """What a set's settings left to the store: the calendar its year is counted by, and its fill."""
+    """What a set's settings left to the store: the calendar its year is counted by, its fill, and whether stops
+    see highs and lows."""
 
     calendar: str
     fill: str
+    ranges: bool
 
 
 def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], overwrite: bool) -> None:
@@ -94,6 +97,7 @@ def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis
             {"config": config.to_dict(), "digest": config.digest(), "bars_per_year": bars} | asdict(basis)
             for config, bars, basis in zip(job.sets, job.bars_per_year, bases, strict=True)
         ],
+        "costs": [row._asdict() for row in job.costs],
         "kernel": job.kernel,
         "save": list(job.save),
         "period": job.period,
@@ -212,6 +216,7 @@ def job_of(run: Run, kernel: str) -> Job:
         save=tuple(begun["save"]),
         period=begun["period"],
         plan=Plan(**(begun["plan"] | {"partitions": run.partitions})),
+        costs=tuple(SymbolCosts(**row) for row in begun["costs"]),
     )
 
 
@@ -263,6 +268,7 @@ def resume_job(job: Job) -> Job:
         "store version": (begun["store"]["version"], job.store_version),
         "symbols": (begun["symbols"], list(job.symbols)),
         "settings": ([one["digest"] for one in begun["sets"]], [config.digest() for config in job.sets]),
+        "costs": (begun["costs"], [row._asdict() for row in job.costs]),
         "saved series": (begun["save"], list(job.save)),
         "period": (begun["period"], job.period),
         "bars a year": ([one["bars_per_year"] for one in begun["sets"]], list(job.bars_per_year)),

@@ -21,6 +21,7 @@ from atc_backtest.pipelines.job import PERIODS, SERIES, Job
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.slabs import F64, I64, Fields, Slabs
 from atc_backtest.stores.base import Store
+from atc_backtest.symbol_costs import charges_of
 
 SOURCE_FIELDS = {
     "close": ("close",),
@@ -46,6 +47,8 @@ def needed_fields(sets: Sequence[Rules], sources: Sequence[str], save: Collectio
         wanted.add("open")
     if "trades" in save:
         wanted |= {"high", "low"}
+    if any(rules.stops for rules in sets):
+        wanted |= {"open", "high", "low"}
     return tuple(name for name in ("open", "high", "low", "close") if name in wanted)
 
 
@@ -65,13 +68,17 @@ class Stream:
         self.symbols = partition.symbols
         self.sets = tuple(job.sets[p] for p in range(*partition.sets))
         has_open = "open" in store.info.fields
-        self.rules = [Rules.of(run, warmup_bars(run.atc), has_open) for run in self.sets]
+        self.rules = [Rules.of(run, warmup_bars(run.atc), has_open, store.info.bar_ns) for run in self.sets]
         fields = needed_fields(self.rules, [run.source for run in self.sets], wants)
         fields = tuple(name for name in fields if name in store.info.fields)
         self.slabs = Slabs(store, partition.symbols, fields, job.plan.slab_bars)
         self._kernel = get_kernel(job.kernel)
         self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self.sets)]
-        self.accounts = [new_accounts(rules, len(self.symbols)) for rules in self.rules]
+        names = [job.symbols[symbol] for symbol in self.symbols]
+        self.accounts = [
+            new_accounts(rules, len(names), charges_of(job.costs, names, run.execution))
+            for rules, run in zip(self.rules, self.sets, strict=True)
+        ]
         self.room = Room.of(job.plan.block_bars, "trades" in wants, EXPOSURE in wants, PERIODS in wants)
         self.periods = [new_periods(len(self.symbols)) for _ in self.rules]
 

@@ -33,10 +33,15 @@ class Played:
         return b"".join(part.tobytes() for part in parts)
 
 
-def make_rules(warmup_bars: int = 0, mar: float = 0.0, rf: float = 0.0, **execution: Any) -> Rules:
-    """Rules with the default thresholds and a start equity of 1000."""
-    settings = {"fill": "next_open", "start_equity": 1000.0} | execution
-    return Rules.of(RunConfig(execution=ExecutionConfig(**settings), mar=mar, rf=rf), warmup_bars, True)
+RUN_SETTINGS = ("mar", "rf", "eval_start", "eval_end")
+
+
+def make_rules(warmup_bars: int = 0, **settings: Any) -> Rules:
+    """Rules for daily bars with the default thresholds and a start equity of 1000; any setting of [execution], and
+    of [run] those in `RUN_SETTINGS`."""
+    of_run = {name: settings.pop(name) for name in RUN_SETTINGS if name in settings}
+    execution = ExecutionConfig(**({"fill": "next_open", "start_equity": 1000.0} | settings))
+    return Rules.of(RunConfig(execution=execution, **of_run), warmup_bars, True, DAY_NS)
 
 
 def make_bars(close: ArrayLike, signal: ArrayLike, **columns: ArrayLike) -> Bars:

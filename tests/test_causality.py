@@ -193,7 +193,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("execution", [{}, {"shorts": True, "fill": "next_close"}, {"fill": "close", "fee_bps": 5.0}])
+@pytest.mark.parametrize(
+    "execution",
+    [
+        {},
+        {"shorts": True, "fill": "next_close", "delay_bars": 1},
+        {"fill": "close", "fee_bps": 5.0},
+        {"stop_loss": "2atr", "trailing_stop": "3%", "shorts": True, "funding_bps": 1.0},
+    ],
+)
 def test_kernels_know_no_future(
     store: Path, name: str, execution: dict[str, Any], need_kernel: Callable[[str], Kernel]
 ) -> None:
@@ -203,7 +211,7 @@ def test_kernels_know_no_future(
     checked = causal.check_kernels(store, config, [name], 4, points, seed=1, n_bars=150 if name == "reference" else 400)
     assert [one.symbol for one in checked] == ["S000", "S001", "S002"]
     assert [one.leaks for one in checked] == [(), (), ()]
-    assert ("held" in checked[0].outputs) == (execution.get("fill") != "close")
+    assert ("held" in checked[0].outputs) == (execution.get("fill") != "close" and "stop_loss" not in execution)
     assert {"signal", "position", "equity"} <= set(checked[0].outputs)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from subprocess import run as run_process
 
 import numpy as np
+import numpy.lib.recfunctions as rfn
 import pytest
 from accounting import DAY_NS, cut, make_bars, make_rules, play, random_bars
 
@@ -296,8 +297,11 @@ def test_rules_take_percent_and_thresholds_from_the_run() -> None:
     execution = ExecutionConfig(fee_bps=7.5, slippage_bps=2, size=0.5, shorts=True, neutral="hold", start_equity=5)
     run = RunConfig(AtcConfig(long_threshold=0.2, short_threshold=-0.3), execution, rf=0.1, mar=0.2)
     rules = Rules.of(run, 31, has_open=False)
-    expected = (NEXT_CLOSE, 0.00075, 0.0002, 0.5, True, True, 0.2, -0.3, 31, -(2**63) + 1, 5.0, 0.1, 0.2)
-    assert rules == expected
+    assert (rules.fill, rules.fee, rules.slippage, rules.size) == (NEXT_CLOSE, 0.00075, 0.0002, 0.5)
+    assert (rules.long_threshold, rules.short_threshold, rules.hold) == (0.2, -0.3, True)
+    assert (rules.warmup_bars, rules.eval_start_ns, rules.eval_end_ns) == (31, -(2**63) + 1, 2**63 - 1)
+    assert (rules.start_equity, rules.rf, rules.mar) == (5.0, 0.1, 0.2)
+    assert (rules.stops, rules.ranged, rules.opens) == (False, False, False)
     assert Rules.of(run, 31, has_open=True).fill == NEXT_OPEN
 
 
@@ -331,7 +335,8 @@ def test_trades_may_be_left_out() -> None:
     with_trades, without = new_accounts(rules, 1), new_accounts(rules, 1)
     closed = advance(with_trades[0], rules, bars, Saved.room(300))
     assert advance(without[0], rules, bars, Saved.room(300, trades=False)) == closed > 10  # and the exposure too
-    assert with_trades.tobytes() == without.tobytes()
+    excursions = ["trade_high", "trade_low"]  # nobody reads them then
+    assert rfn.drop_fields(with_trades, excursions).tobytes() == rfn.drop_fields(without, excursions).tobytes()
 
 
 def test_read_only_prices_are_taken() -> None:

@@ -14,7 +14,7 @@ from simulated import fill_hundred_days, grid, run_grid
 from typer.testing import CliRunner, Result
 
 from atc_backtest.cli import app
-from atc_backtest.config import SECTION_OF, AtcConfig, ExecutionConfig, RunConfig
+from atc_backtest.config import AtcConfig, ExecutionConfig, RunConfig
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.guards import rerunning
@@ -70,7 +70,6 @@ def test_break_even_is_where_the_line_crosses() -> None:
     assert rerunning._crossing(cases[2:]) is None
 
 
-@pytest.mark.skipif("delay_bars" not in SECTION_OF, reason="the execution has no delay here")
 def test_delay_zero_is_the_run_itself(run: Run) -> None:
     found = rerunning.delay_table(run, [1, 2], 3, threads=1)
     assert [case.value for case in found.cases] == [0, 1, 2]

@@ -22,10 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "atc_backtest"
 
 LAYERS = (
-    ("errors", "config", "growth", "accounts", "jit"),
+    ("errors", "limits", "config", "growth", "accounts", "symbol_costs", "jit"),
+    ("booking", "stops", "fills", "sums", "execution"),
     (
         "calendars",
         "reference",
+        "booking",
+        "stops",
+        "fills",
+        "sums",
         "execution",
         "metrics",
         "periods",

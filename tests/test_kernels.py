@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_device import gpu_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prices import tick_walk
@@ -39,9 +40,9 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=["numba", "rust"])
+@pytest.fixture(scope="module", params=["numba", "rust", "cuda"])
 def kernel(request: pytest.FixtureRequest, need_kernel: Callable[[str], Kernel]) -> Kernel:
-    return need_kernel(request.param)
+    return gpu_kernel() if request.param == "cuda" else need_kernel(request.param)
 
 
 def run(
@@ -253,15 +254,15 @@ def test_no_drift_over_ten_million_bars(kernel: Kernel) -> None:
 
 @settings(max_examples=25)
 @given(
-    turns=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["numba", "rust", "follow"])), max_size=9),
+    turns=st.lists(st.tuples(st.integers(0, 60), st.sampled_from(["numba", "rust", "cuda", "follow"])), max_size=9),
     names=st.lists(st.sampled_from(sorted(CONFIGS)), min_size=1, max_size=3),
     seed=st.integers(0, 1000),
 )
 def test_kernels_take_turns_on_one_state(
     need_kernel: Callable[[str], Kernel], turns: list[tuple[int, str]], names: list[str], seed: int
 ) -> None:
-    """Blocks of Rust, blocks of Numba, bars followed by Rust, in any order and length: as one block."""
-    kernels = {name: need_kernel(name) for name in ("numba", "rust")}
+    """Blocks of Rust, of Numba and of the GPU, bars followed by Rust, in any order and length: as one block."""
+    kernels: dict[str, Kernel] = {name: need_kernel(name) for name in ("numba", "rust")} | {"cuda": gpu_kernel()}
     configs, n = [CONFIGS[name] for name in names], 330
     close = np.stack([tick_walk(n, seed + s) for s in range(9)])
     close[1, 50:80] = close[1, 200::7] = close[2, :150] = close[3, 300:] = close[5] = np.nan

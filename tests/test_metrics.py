@@ -21,12 +21,14 @@ from atc_backtest.metrics import (
     bars_per_year,
     figures,
     longest_drawdown_ns,
+    moments,
     trade_columns,
 )
 
 HOUR_NS = 3600 * 10**9
 YEAR_S = 31_557_600
-UNDEFINED_WITHOUT_BARS = set(METRIC_COLUMNS) - {"symbol", "param_id", "n_bars", "trades", "fees_paid", "ruined"}
+COUNTED = {"symbol", "param_id", "n_bars", "trades", "fees_paid", "ruined", "ambiguous_bars", "funding_paid"}
+UNDEFINED_WITHOUT_BARS = set(METRIC_COLUMNS) - COUNTED
 UNDEFINED_WITHOUT_TRADES = {
     "win_rate",
     "profit_factor",
@@ -279,7 +281,9 @@ def test_spread_of_many_small_returns_does_not_cancel() -> None:
     played = play(rules, make_bars(close, np.ones(3001)))
     account = played.account[0]
     r = np.diff(np.concatenate(([1.0], played.equity))) / np.concatenate(([1.0], played.equity[:-1]))
-    assert account["m2"] == pytest.approx(((r - r.mean()) ** 2).sum(), rel=1e-9)
+    mean, squares = moments(account)
+    assert mean == pytest.approx(r.mean(), rel=1e-12)
+    assert squares == pytest.approx(((r - r.mean()) ** 2).sum(), rel=1e-9)
 
 
 # --- columns -------------------------------------------------------------------------------------
@@ -290,7 +294,7 @@ def test_columns_are_those_of_the_specification() -> None:
         "symbol param_id n_bars start_ts end_ts total_return cagr volatility sharpe sortino max_drawdown "
         "max_drawdown_bars max_drawdown_recovered calmar exposure turnover trades win_rate profit_factor "
         "expectancy expectancy_ratio sqn best_trade worst_trade mean_bars_held fees_paid buy_hold_return "
-        "buy_hold_max_drawdown final_equity ruined"
+        "buy_hold_max_drawdown final_equity ruined ambiguous_bars funding_paid"
     )
     trade = (
         "trade_id symbol param_id side units entry_ts entry_bar entry_price entry_fee exit_ts exit_bar "

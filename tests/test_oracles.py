@@ -1,38 +1,32 @@
-"""Other people's programs on the same signals and returns: vectorbt for fills, empyrical for figures.
+"""vectorbt on the same signals: fills, equity and trades one to one, and its stops.
 
-## Where they differ from this package on purpose
+## Where it differs from this package on purpose
 - vectorbt fills on the bar it is told to; targets and delays are worked out here, in plain Python.
 - vectorbt never borrows: a purchase is cut to the cash that also pays its fee. Sizes here leave room.
 - vectorbt makes a reversal one order sized before any cost; here it is two, the second of what is
   left. Each bar is therefore given to vectorbt twice: once to close, once to open.
-- empyrical's years are bars over bars a year, here they are elapsed time: CAGR and Calmar agree once
-  empyrical is told how many bars a year of elapsed time had.
-- empyrical takes a spread within rounding of 0 for 0 and returns NaN; here a spread is 0 when it is.
+- vectorbt makes one order a bar, so a bar that stops out takes no other signal, and it enters again at the next entry
+  signal; here a fill at that bar's close is made, and the target has to leave first. The signals of these cases pass
+  through flat between two sides and enter once, where both say the same.
 """
 
 from __future__ import annotations
 
 import warnings
-from types import ModuleType
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from accounting import DAY_NS, Played, make_bars, make_rules, play, random_bars
+from accounting import Played, make_rules, play, random_bars
 from numpy.typing import NDArray
+from oracle import oracle
 
-from atc_backtest.accounts import CLOSE, FILLS, NEXT_OPEN, Bars, Rules
-from atc_backtest.metrics import YEAR_NS, figures
+from atc_backtest.accounts import CLOSE, FILLS, NEXT_OPEN, REASONS, Bars, Rules
 
 N_BARS = 150
 N_CASES = 25
-
-
-def oracle(name: str) -> ModuleType:
-    """Import with its own warnings silenced: they are not about this package."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip(name, reason=f"{name} is an oracle of the dev extra: pip install -e '.[dev]'")
 
 
 def targets(rules: Rules, signal: NDArray[np.float64]) -> list[int]:
@@ -41,7 +35,7 @@ def targets(rules: Rules, signal: NDArray[np.float64]) -> list[int]:
     for a in signal.tolist():
         if a > rules.long_threshold:
             target = 1
-        elif a < rules.short_threshold and rules.shorts:
+        elif a < rules.short_threshold:
             target = -1
         elif np.isnan(a) or not rules.hold:
             target = 0
@@ -102,15 +96,15 @@ COSTS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("costs", COSTS, ids=["free", "fee", "fee-slippage-half"])
 @pytest.mark.parametrize("neutral", ["flat", "hold"])
-@pytest.mark.parametrize("shorts", [False, True], ids=["long", "both"])
+@pytest.mark.parametrize("sides", [(True, False), (True, True), (False, True)], ids=["long", "both", "short"])
 @pytest.mark.parametrize("fill", FILLS)
 def test_vectorbt_has_the_same_equity_and_trades(
-    fill: str, shorts: bool, neutral: str, costs: dict[str, float]
+    fill: str, sides: tuple[bool, bool], neutral: str, costs: dict[str, float]
 ) -> None:
-    rules = make_rules(fill=fill, shorts=shorts, neutral=neutral, **costs)
+    rules = make_rules(fill=fill, longs=sides[0], shorts=sides[1], neutral=neutral, **costs)
     cases = [random_bars(1000 + case, N_BARS, volatility=0.01) for case in range(N_CASES)]
     equity, records = vectorbt_plays(rules, cases)
-    assert len(records) > 3 * N_CASES
+    assert len(records) > 2 * N_CASES
     for case, bars in enumerate(cases):
         played = play(rules, bars)
         # vectorbt rounds balances within 1e-12 of 0 to 0, and adds in another order.
@@ -139,38 +133,76 @@ def assert_same_trades(played: Played, records: NDArray[Any]) -> None:
         np.testing.assert_allclose(ours[name], records[theirs], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_empyrical_has_the_same_figures(seed: int) -> None:
-    empyrical = oracle("empyrical")
-    rules = make_rules(fill="next_close", shorts=True, fee_bps=5, rf=1e-4, mar=2e-4)
-    walk = random_bars(seed, 300)
-    bars = make_bars(walk.close, walk.signal, ts=np.arange(300) * DAY_NS)
-    played = play(rules, bars)
-    yearly = 365.25
-    row = figures(played.account[0], rules, yearly)
-    curve = np.concatenate(([rules.start_equity], played.equity))
-    r = curve[1:] / curve[:-1] - 1
-    expected = {
-        "total_return": empyrical.cum_returns_final(r),
-        "volatility": empyrical.annual_volatility(r, annualization=yearly),
-        "sharpe": empyrical.sharpe_ratio(r, risk_free=rules.rf, annualization=yearly),
-        "sortino": empyrical.sortino_ratio(r, required_return=rules.mar, annualization=yearly),
-        "max_drawdown": empyrical.max_drawdown(r),
+# --- stops ---------------------------------------------------------------------------------------
+
+STOPS = [
+    {"stop_loss": "2%"},
+    {"take_profit": "3%"},
+    {"trailing_stop": "2.5%"},
+    {"stop_loss": "1.5%", "take_profit": "4%"},
+    {"trailing_stop": "3%", "take_profit": "5%", "fee_bps": 10.0, "slippage_bps": 5.0},
+]
+
+
+def calm_signal(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Stretches of long and short with flat ones between them."""
+    pieces = [(side, length) for side in rng.choice([0.5, -0.5], N_BARS) for length in (rng.integers(2, 15),)]
+    signal = np.concatenate([np.repeat([0.0, side], [rng.integers(1, 4), length]) for side, length in pieces])
+    return np.ascontiguousarray(signal[:N_BARS])
+
+
+def vectorbt_stops(rules: Rules, cases: list[Bars]) -> NDArray[Any]:
+    """Trade records where every side is entered at the close that decides it, and left at the one that ends it."""
+    vbt = oracle("vectorbt")
+    sides = np.column_stack([np.sign(bars.signal) for bars in cases])
+    before = np.vstack([np.zeros(len(cases)), sides[:-1]])
+    columns = {
+        name: np.column_stack([getattr(bars, name) for bars in cases]) for name in ("open", "high", "low", "close")
     }
-    # Sums in another order, amplified where mean and rf nearly cancel.
-    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    kind = {"stop_loss": rules.stop_share, "trail": rules.trail_share, "take_profit": rules.profit_share}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        portfolio = vbt.Portfolio.from_signals(
+            columns["close"],
+            entries=(sides > 0) & (before <= 0),
+            exits=(sides <= 0) & (before > 0),
+            short_entries=(sides < 0) & (before >= 0),
+            short_exits=(sides >= 0) & (before < 0),
+            open=columns["open"],
+            high=columns["high"],
+            low=columns["low"],
+            sl_stop=kind["stop_loss"] or kind["trail"] or np.nan,
+            sl_trail=kind["trail"] > 0,
+            tp_stop=kind["take_profit"] or np.nan,
+            stop_entry_price="fillprice",
+            stop_exit_price="stopmarket",
+            size=100.0,
+            size_type="value",
+            fees=rules.fee,
+            slippage=rules.slippage,
+            init_cash=1e6,
+            freq="1D",
+        )
+        return portfolio.trades.values  # type: ignore[no-any-return]
 
-    elapsed = (bars.ts[-1] - bars.ts[0]) / YEAR_NS
-    per_elapsed_year = len(r) / elapsed
-    assert row["cagr"] == pytest.approx(empyrical.cagr(r, annualization=per_elapsed_year), rel=1e-9)
-    assert row["calmar"] == pytest.approx(empyrical.calmar_ratio(r, annualization=per_elapsed_year), rel=1e-9)
-    assert row["cagr"] != pytest.approx(empyrical.cagr(r, annualization=yearly), rel=1e-6)
 
-
-def test_empyrical_has_the_same_buy_and_hold_drawdown() -> None:
-    empyrical = oracle("empyrical")
-    walk = random_bars(77, 500)
-    row = figures(play(make_rules(), walk).account[0], make_rules(), 365.25)
-    r = np.diff(walk.close) / walk.close[:-1]
-    assert row["buy_hold_max_drawdown"] == pytest.approx(empyrical.max_drawdown(r), rel=1e-12)
-    assert row["buy_hold_return"] == pytest.approx(empyrical.cum_returns_final(r), rel=1e-12)
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", STOPS, ids=lambda stops: "-".join(stops))
+def test_vectorbt_has_the_same_stops(stops: dict[str, Any]) -> None:
+    rules = make_rules(fill="close", shorts=True, **stops)
+    cases = []
+    for case in range(40):
+        bars = random_bars(2000 + case, N_BARS, volatility=0.015, nan_share=0)
+        cases.append(replace(bars, signal=calm_signal(np.random.default_rng(case))))
+    records = vectorbt_stops(rules, cases)
+    seen: Counter[str] = Counter()
+    for case, bars in enumerate(cases):
+        played = play(rules, bars)
+        ours, theirs = np.concatenate((played.trades, played.open)), records[records["col"] == case]
+        seen.update(REASONS[reason] for reason in ours["reason"])
+        assert ours["entry_bar"].tolist() == theirs["entry_idx"].tolist()
+        assert ours["exit_bar"].tolist() == theirs["exit_idx"].tolist()
+        assert ((ours["side"] < 0) == (theirs["direction"] == 1)).all()
+        for name, their_name in (("entry_price", "entry_price"), ("exit_price", "exit_price"), ("return", "return")):
+            np.testing.assert_allclose(ours[name], theirs[their_name], rtol=1e-9, atol=1e-12, err_msg=name)
+    assert all(seen[name] > 40 for name in stops if not name.endswith("bps"))

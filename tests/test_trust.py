@@ -258,7 +258,7 @@ def test_series_are_read_lazily_from_the_committed_files(finished: Run) -> None:
     assert {name: str(kind) for name, kind in zip(lazy.schema.names, lazy.schema.types, strict=True)} == (
         finished.manifest["schemas"]["signals"]
     )
-    assert finished.manifest["schema_version"] == 1
+    assert finished.manifest["schema_version"] == 2
     with pytest.raises(ConfigError, match="unknown dataset 'prices'"):
         finished.dataset("prices")
 

@@ -10,7 +10,7 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 StoreArgument = Annotated[str, typer.Argument(help="The price store: a folder, or a URL as s3://...", metavar="STORE")]
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
-Kernel = Annotated[str, typer.Option(help="auto, rust, numba or reference: the same bits.", envvar="ATC_KERNEL")]
+Kernel = Annotated[str, typer.Option(help="auto, rust, numba, cuda or reference: the same bits.", envvar="ATC_KERNEL")]
 Threads = Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")]
 Workers = Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")]
 Scheduler = Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")]

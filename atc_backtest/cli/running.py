@@ -36,7 +36,12 @@ def backtest(
     fee_bps: Annotated[float | None, typer.Option(help="Fee per side, basis points of traded value.")] = None,
     slippage_bps: Annotated[float | None, typer.Option(help="Slippage per side, basis points.")] = None,
     shorts: Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")] = None,
+    longs: Annotated[bool | None, typer.Option("--longs/--no-longs", help="Hold long positions (default).")] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="CSV of single symbols' costs: symbol,fee_bps,slippage_bps,funding_bps.")
+    ] = None,
     eval_start: Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")] = None,
+    eval_end: Annotated[str | None, typer.Option(help="First bar that counts no more, ISO date.")] = None,
     symbols: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
     save: Annotated[str | None, typer.Option(help="What to keep: signals,equity,trades,periods.")] = None,
     period: Annotated[str, typer.Option(help="Of the rows of periods: day, week, month, quarter or year.")] = "month",
@@ -60,7 +65,7 @@ def backtest(
     from atc_backtest.config import resolve
 
     named = {"profile": profile, "fill": fill, "fee_bps": fee_bps, "slippage_bps": slippage_bps, "shorts": shorts}
-    named |= {"eval_start": eval_start}
+    named |= {"longs": longs, "eval_start": eval_start, "eval_end": eval_end}
     flags = {name: _as_toml(value) for name, value in named.items() if value is not None}
     run_config = resolve(config, flags | pairs("--set", settings or []))
     if show_config:
@@ -71,6 +76,7 @@ def backtest(
     from atc_backtest.pipelines import backtest as running
     from atc_backtest.pipelines.plan import parse_bytes
     from atc_backtest.stores.opening import stem
+    from atc_backtest.symbol_costs import read_costs
 
     options = running.Options(
         kernel=kernel,
@@ -84,6 +90,7 @@ def backtest(
         retries=retries,
         overwrite=overwrite,
         resume=resume,
+        costs=() if costs is None else read_costs(costs),
     )
     folder = Path("runs") / stem(store) if out is None else out
     if plan:

@@ -26,8 +26,19 @@ def _make_reference() -> Kernel:
     return ReferenceKernel()
 
 
-KERNELS: dict[str, Callable[[], Kernel]] = {"rust": _make_rust, "numba": _make_numba, "reference": _make_reference}
-"""Fastest first. Making one raises `UnavailableError` (with the remedy) where it is not installed."""
+def _make_cuda() -> Kernel:
+    from atc_backtest.kernels.cuda import CudaKernel
+
+    return CudaKernel()
+
+
+KERNELS: dict[str, Callable[[], Kernel]] = {
+    "rust": _make_rust,
+    "numba": _make_numba,
+    "cuda": _make_cuda,
+    "reference": _make_reference,
+}
+"""Making one raises `UnavailableError` (with the remedy) where it is not installed."""
 
 
 def get_kernel(name: str = "auto") -> Kernel:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from atc_backtest.accounts import CLOSE
 from atc_backtest.causality import HELD, POISONS, Arrays, Leak, check_causality
-from atc_backtest.config import RunConfig
+from atc_backtest.config import STOPS, RunConfig
 from atc_backtest.errors import ConfigError, UnavailableError
 from atc_backtest.execution import open_trade
 from atc_backtest.kernels import KERNELS, get_kernel
@@ -22,9 +22,6 @@ from atc_backtest.pipelines.slabs import I64, Slab
 from atc_backtest.stores.opening import open_store
 
 WANTS = ("signals", "equity", "trades")
-
-STOPS = ("stop_loss", "take_profit", "trailing_stop")
-"""Settings with which a position may rightly end within the bar that shows the price."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,10 @@ def _checked(player: Player, symbol: str, points: int, seed: int, n_bars: int) -
     position = player.job.symbols.index(symbol)
     slab = player.bars(position, WANTS, n_bars)
     stream = player.stream(position, 1, WANTS)
-    execution = stream.sets[0].to_dict()["execution"]
-    early = not (stream.rules[0].fill == CLOSE or any(execution.get(name) for name in STOPS))
+    # With a stop, a position may rightly end within the bar that shows the price; a fill at the deciding close is
+    # known with that close only.
+    stopped = any(getattr(stream.sets[0].execution, name) is not None for name in STOPS)
+    early = not (stopped or stream.rules[0].fill == CLOSE)
 
     def outputs(bars: Arrays) -> dict[str, NDArray[Any]]:
         found = _outputs(player, position, slab.ts, bars)

@@ -27,7 +27,7 @@ from atc_backtest.stores.folder import is_url
 
 FORMAT = "atc-backtest trials"
 
-IMPOSED = frozenset({"fee_bps", "slippage_bps", "delay_bars", "start_equity"})
+IMPOSED = frozenset({"fee_bps", "slippage_bps", "funding_bps", "funding_interval", "delay_bars", "start_equity"})
 """Settings of the execution that a market decides or that change no return: another value is no other trial."""
 
 LOG = logging.getLogger("atc_backtest")

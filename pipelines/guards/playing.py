@@ -16,6 +16,7 @@ from atc_backtest.pipelines.slabs import F64, I64, Slab
 from atc_backtest.pipelines.stream import Sink, Stream
 from atc_backtest.stores.base import Store
 from atc_backtest.stores.opening import open_store
+from atc_backtest.symbol_costs import SymbolCosts
 
 SIGNAL_BYTES = 64 * 2**20
 """Of all sets' signals at once."""
@@ -29,9 +30,16 @@ class Player:
     store: Store
 
     @classmethod
-    def of(cls, place: str | Path, sets: Sequence[RunConfig], symbols: tuple[str, ...], kernel: str) -> Player:
+    def of(
+        cls,
+        place: str | Path,
+        sets: Sequence[RunConfig],
+        symbols: tuple[str, ...],
+        kernel: str,
+        costs: tuple[SymbolCosts, ...] = (),
+    ) -> Player:
         """`ConfigError` and `StoreError` as a run over the same store and symbols would raise them."""
-        options = Options(kernel=kernel, symbols=symbols, threads=1)
+        options = Options(kernel=kernel, symbols=symbols, threads=1, costs=costs)
         job = prepare(place, Path("never"), sets, options)
         compile_kernel(job)
         return cls(job, open_store(place, job.store_version))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
-from atc_backtest.config import RunConfig, from_dict
+from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.pipelines.backtest import Options, Progress, backtest
-from atc_backtest.pipelines.runs import Run
+from atc_backtest.pipelines.runs import Run, job_of
 from atc_backtest.stores.opening import open_store
+from atc_backtest.symbol_costs import SymbolCosts
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ def best_set(run: Run, param_id: int | None = None) -> int:
 def cost_table(
     run: Run, fees_bps: Sequence[float], param_id: int | None = None, threads: int | None = None
 ) -> CostTable:
-    """One set of the run with other fees, all else equal. `ConfigError` without a fee."""
+    """One set of the run with other fees, for all symbols alike, all else equal. `ConfigError` without a fee."""
     fees = sorted(set(fees_bps))
     if not fees:
         raise ConfigError("--fee-bps names no fee: write some, such as 0,2,5,10,20.")
     chosen = best_set(run, param_id)
     config = run.sets[chosen]
-    cases = _cases(run, [_with(config, "fee_bps", fee) for fee in fees], fees, threads)
+    sets = [replace(config, execution=replace(config.execution, fee_bps=fee)) for fee in fees]
+    costs = [row._replace(fee_bps=None) for row in costs_of(run)]
+    cases = _cases(run, sets, fees, costs, threads)
     symbols = symbols_of(run)
     return CostTable(chosen, len(symbols), config.execution.slippage_bps, cases, _crossing(cases))
 
@@ -88,22 +91,12 @@ def delay_table(run: Run, bars: Sequence[int], param_id: int | None = None, thre
     """One set of the run with fills `bars` later than decided; 0, now, is always there."""
     delays = sorted({0, *bars})
     chosen = best_set(run, param_id)
-    cases = _cases(run, [_with(run.sets[chosen], "delay_bars", n) for n in delays], delays, threads)
+    config = run.sets[chosen]
+    sets = [replace(config, execution=replace(config.execution, delay_bars=n)) for n in delays]
+    cases = _cases(run, sets, delays, costs_of(run), threads)
     now, then = cases[0].sharpe, cases[-1].sharpe
     kept = then / now if now is not None and then is not None and now > 0 else None
     return DelayTable(chosen, len(symbols_of(run)), cases, kept)
-
-
-def _with(config: RunConfig, name: str, value: float) -> RunConfig:
-    """The same with one setting of the execution changed."""
-    sections = config.to_dict()
-    sections["execution"][name] = value
-    return from_dict({section: _given(values) for section, values in sections.items()})
-
-
-def _given(values: dict[str, object]) -> dict[str, object]:
-    """TOML's word for a growth that never stops; all else as it is."""
-    return values | {"growth_horizon": "none"} if values.get("growth_horizon", 0) is None else values
 
 
 def symbols_of(run: Run) -> tuple[str, ...]:
@@ -123,10 +116,19 @@ def check_prices(run: Run) -> None:
         )
 
 
-def _cases(run: Run, sets: Sequence[RunConfig], values: Sequence[float], threads: int | None) -> tuple[Case, ...]:
+def costs_of(run: Run) -> tuple[SymbolCosts, ...]:
+    """Of single symbols, as the run was charged."""
+    return job_of(run, run.manifest["kernel"]).costs
+
+
+def _cases(
+    run: Run, sets: Sequence[RunConfig], values: Sequence[float], costs: Sequence[SymbolCosts], threads: int | None
+) -> tuple[Case, ...]:
     """The sets over the run's symbols, in a folder that is thrown away; they count as no trials."""
     check_prices(run)
-    options = Options(kernel=run.manifest["kernel"], symbols=symbols_of(run), threads=threads, ledger=False)
+    options = Options(
+        kernel=run.manifest["kernel"], symbols=symbols_of(run), threads=threads, ledger=False, costs=tuple(costs)
+    )
     with TemporaryDirectory(prefix="atc-guard-") as folder:
         again = backtest(run.manifest["store"]["path"], Path(folder) / "run", sets, options, Progress())
         if again.state != "complete":
