@@ -8,7 +8,7 @@ ATC_REQUIRE_KERNELS    kernels, separated by commas, whose absence is a failure,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,15 @@ def pytest_report_header() -> list[str]:
     folder = _shared_folder()
     data = str(folder) if folder.is_dir() else "MISSING, their tests are skipped (set ATC_SHARED_DATA)"
     return [f"real prices: {data}", *(f"kernel {_kernel_line(name)}" for name in KERNELS)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ledgers_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs of tests enter no ledger in somebody's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("ATC_LEDGER", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
