@@ -256,9 +256,10 @@ def test_pbo_and_cpcv_over_a_run(run: Run) -> None:
 
 
 def test_many_sets_on_walks_are_not_believed(tmp_path: Path) -> None:
-    """Forty sets over walks without a trend: the deflated Sharpe ratio of the best one does not pass."""
+    """Forty sets over walks whose prices are martingales: nothing can be earned, and the best one is not believed."""
     place = tmp_path / "walks.zarr"
-    fill_store(place, np.stack([tick_walk(3000, 50 + seed) for seed in range(4)]))
+    steps = np.random.default_rng(7).normal(-0.01**2 / 2, 0.01, (4, 3000))
+    fill_store(place, 100 * np.exp(np.cumsum(steps, axis=1)))
     sets = [
         RunConfig(AtcConfig(lengths=PerFamily(*[length] * 6), long_threshold=threshold), calendar="24/7")
         for length in (14, 20, 28, 40, 56)
@@ -269,4 +270,4 @@ def test_many_sets_on_walks_are_not_believed(tmp_path: Path) -> None:
     assert found.trials == 40
     assert found.deflated is not None
     assert found.deflated < 0.95
-    assert assessing.overfitted(noise, 10).pbo > 0.05
+    assert assessing.overfitted(noise, 10).pbo > 0.1
