@@ -7,6 +7,7 @@ A setting comes from a flag, else the environment (`ATC_*`), else the file, else
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -339,17 +340,17 @@ def _set(values: dict[str, Any], name: str, text: str, origin: str) -> None:
 
 
 def resolve(
-    path: Path | None = None,
+    given: Path | Mapping[str, Any] | None = None,
     flags: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> RunConfig:
     """Flag over environment over file over default.
 
-    `flags`: dotted names to text, e.g. {"lengths.ema": "30"}. `environment` defaults to
-    `os.environ`; a setting's variable is ATC_ and its name in capitals, dots as underscores
-    (ATC_LENGTHS_EMA, ATC_FEE_BPS).
+    `given`: a file, or the sections of one. `flags`: dotted names to text, e.g. {"lengths.ema": "30"}.
+    `environment` defaults to `os.environ`; a setting's variable is ATC_ and its name in capitals, dots
+    as underscores (ATC_LENGTHS_EMA, ATC_FEE_BPS).
     """
-    values = read_toml(path) if path is not None else {}
+    values = read_toml(given) if isinstance(given, Path) else copy.deepcopy(dict(given or {}))
     from_dict(values)  # names in the file are checked before anything is laid over them
     variables = os.environ if environment is None else environment
     for name in SECTION_OF:

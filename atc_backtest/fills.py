@@ -65,9 +65,9 @@ def fill_bars(
             account["stopped"] = 0
             closed = stop_out(account, rules, ts[i], t, (opened, high[i], low[i], close[i]), trades, closed)
             side = side_of(account)
-            if account["stopped"] != 0:
-                stopped = account["stopped"]
-                wanted = 0 if wanted == stopped else wanted
+            if account["stopped"] != 0 and account["stopped"] == wanted:  # else the target has left it already
+                stopped = wanted
+                wanted = 0
         if side != 0:
             held += 1
             if tracked:

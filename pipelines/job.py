@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,15 @@ class Job:
     plan: Plan
     costs: tuple[SymbolCosts, ...] = ()
 
+    @cached_property
+    def varying_values(self) -> dict[str, list[Any]]:
+        """Settings that differ between sets, in the configuration's order -> their values, one per set."""
+        return varying_values(self.sets)
+
     @property
     def varying(self) -> tuple[str, ...]:
         """Names of the settings that differ between sets, in the configuration's order."""
-        return varying_settings(self.sets)
+        return tuple(self.varying_values)
 
     def part(self, dataset: str, index: int) -> Path:
         """Where partition `index` of a dataset is committed."""
@@ -56,10 +62,17 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return {name: value for section in config.to_dict().values() for name, value in flatten(section)}
 
 
-def varying_settings(sets: Sequence[RunConfig]) -> tuple[str, ...]:
-    """Names of the settings that are not the same in all of `sets`."""
-    table = [settings_of(config) for config in sets]
-    return tuple(name for name in table[0] if any(row[name] != table[0][name] for row in table))
+def varying_values(sets: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all of `sets` -> their values, one per set."""
+    first = settings_of(sets[0])
+    found: dict[str, list[Any]] = {}
+    for at, config in enumerate(sets):
+        for name, value in settings_of(config).items():
+            if name in found:
+                found[name].append(value)
+            elif value != first[name]:
+                found[name] = [first[name]] * at + [value]
+    return {name: found[name] for name in first if name in found}
 
 
 def check_saves(save: Sequence[str]) -> tuple[str, ...]:

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
 from atc_backtest.metrics import METRIC_COLUMNS, TIMESTAMP, TRADE_COLUMNS, trade_columns
 from atc_backtest.periods import PERIOD_COLUMNS
 from atc_backtest.pipelines.commits import PartRecord, file_digest, is_committed, write_record
 from atc_backtest.pipelines.hashing import Hasher
-from atc_backtest.pipelines.job import METRICS, PERIODS, Job, settings_of
+from atc_backtest.pipelines.job import METRICS, PERIODS, Job
 from atc_backtest.pipelines.plan import ROW_GROUP
 
 TS = pa.timestamp("ns", tz="UTC")
@@ -39,22 +38,17 @@ PERIODS_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in PERIOD_COLUMN
 _SCHEMAS = {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA, PERIODS: PERIODS_SCHEMA}
 
 
-def metrics_schema(sets: Sequence[RunConfig], varying: Sequence[str]) -> pa.Schema:
-    """The figures' columns, then one per setting that varies."""
+def metrics_schema(varying: Mapping[str, Sequence[Any]]) -> pa.Schema:
+    """The figures' columns, then one per setting that varies, of the type of its values."""
     columns = [(name, _TYPES[kind]) for name, kind in METRIC_COLUMNS.items()]
-    for name in varying:
-        values = [settings_of(config)[name] for config in sets]
-        columns.append((name, pa.array(values).type))
-    return pa.schema(columns)
+    return pa.schema([*columns, *((name, pa.array(values).type) for name, values in varying.items())])
 
 
 def schema_of(job: Job, dataset: str) -> pa.Schema:
     """The schema of one of the run's datasets."""
     if dataset == METRICS:
-        return metrics_schema(job.sets, job.varying)
-    return {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA, PERIODS: PERIODS_SCHEMA}[
-        dataset
-    ]
+        return metrics_schema(job.varying_values)
+    return _SCHEMAS[dataset]
 
 
 def series_table(schema: pa.Schema, symbol: str, param_id: int, columns: dict[str, NDArray[Any]]) -> pa.Table:

@@ -10,8 +10,9 @@ import pytest
 from accounting import make_rules, play, random_bars
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_execution import naive
 
-from atc_backtest.accounts import FILLS, NEXT_CLOSE, NEXT_OPEN, RUIN, Bars, Rules
+from atc_backtest.accounts import FILLS, NEXT_CLOSE, NEXT_OPEN, REASONS, RUIN, Bars, Rules
 from atc_backtest.config import INTRABAR
 from atc_backtest.execution import advance_bars, compiled
 
@@ -62,6 +63,25 @@ def holes(bars: Bars, seed: int) -> Bars:
     for column in columns.values():
         column[rng.random(N_BARS) < 0.05] = np.nan
     return replace(bars, **columns)
+
+
+@given(everything, seeds)
+@settings(deadline=None, max_examples=250)
+def test_the_rules_written_down_once_more_give_the_same(execution: dict[str, Any], seed: int) -> None:
+    rules, bars = rules_of(execution), holes(random_bars(seed, N_BARS), seed)
+    played, expected = play(rules, bars), naive(rules, bars)
+    trades = played.trades
+    ours = [trades[name].tolist() for name in ("side", "entry_bar", "exit_bar")]
+    assert list(zip(*ours, strict=True)) == [(trade[0], trade[1], trade[3]) for trade in expected.trades]
+    assert [REASONS[reason] for reason in trades["reason"]] == [trade[6] for trade in expected.trades]
+    prices = np.array([(trade[2], trade[4], trade[5]) for trade in expected.trades]).reshape(-1, 3)
+    # Sums in another order; amounts are up to `size` times the equity, and funding is added instant by instant.
+    for at, name in enumerate(("entry_price", "exit_price", "pnl")):
+        np.testing.assert_allclose(trades[name], prices[:, at], rtol=1e-9, atol=1e-8)
+    np.testing.assert_allclose(played.equity, expected.equity, rtol=1e-9, atol=1e-8)
+    account = played.account[0]
+    assert (account["ambiguous"], account["ruined"]) == (expected.ambiguous, expected.ruined)
+    assert account["funding"] == pytest.approx(expected.funding, rel=1e-9, abs=1e-8)
 
 
 @given(everything, seeds, st.lists(st.integers(0, N_BARS), max_size=5))

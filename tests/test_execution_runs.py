@@ -60,6 +60,17 @@ def test_rows_do_not_depend_on_the_cut_and_are_verified(store: Path, tmp_path: P
     assert any(row["funding_paid"] != 0 for row in rows)
 
 
+def test_dates_of_evaluation_change_no_value(store: Path, tmp_path: Path) -> None:
+    """State is learnt from the first bar whatever counts: every signal has the same bits, and the dates are kept."""
+    plain = RunConfig(AtcConfig(), EVERYTHING, calendar="24/7")
+    dated = replace(plain, eval_start="2024-01-15T06:00", eval_end="2024-01-25")
+    runs = [backtest(store, tmp_path / str(at), [run], Options(save=ALL)) for at, run in enumerate((plain, dated))]
+    whole, some = (run.table("signals").drop_columns("position") for run in runs)
+    assert whole.equals(some)
+    times = runs[1].table("equity")["ts"].to_numpy()
+    assert (times.min(), times.max()) == (np.datetime64("2024-01-15T06:00"), np.datetime64("2024-01-24T23:00"))
+
+
 def test_symbols_are_charged_what_the_file_says(store: Path, tmp_path: Path) -> None:
     charged = backtest(store, tmp_path / "charged", [RUN], Options(costs=COSTS)).table().to_pylist()
     common = backtest(store, tmp_path / "common", [RUN], Options()).table().to_pylist()

@@ -65,6 +65,7 @@ DOORS = {
     "distributed": ("atc_backtest.pipelines.executors",),
     "cupy": ("atc_backtest.kernels.cuda",),
     "typer": ("atc_backtest.cli",),
+    "optuna": ("atc_backtest.pipelines.search",),
     "rich": ("atc_backtest.display.terminal",),
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),

@@ -163,6 +163,14 @@ def test_after_a_stop_the_target_has_to_leave_before_it_counts_again(run: Advanc
     assert turned.open["entry_bar"].tolist() == [5]
 
 
+def test_a_target_that_had_left_before_the_stop_may_come_back_at_once(run: AdvanceBars) -> None:
+    # Bought at the close of bar 1; to be sold at the close of bar 3, stopped out before that.
+    bars = [FLAT, FLAT, FLAT, (100, 100, 90, 100), FLAT, FLAT]
+    played = quoted(make_rules(stop_loss="5%", fill="next_close"), bars, [1, 1, 0, 1, 1, 1], run)
+    assert exits(played) == [("stop_loss", 3, 95.0)]
+    assert played.open["entry_bar"].tolist() == [4]
+
+
 def test_a_stop_that_leaves_nothing_is_a_ruin(run: AdvanceBars) -> None:
     played = quoted(make_rules(stop_loss="5%", size=10), [FLAT, (100, 100, 99, 99), (80, 80, 80, 80), FLAT], LONG, run)
     assert exits(played) == [("ruin", 2, 80.0)]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atc_backtest import __version__
-from atc_backtest.cli import portfolio, prices, running
+from atc_backtest.cli import portfolio, prices, running, sweeping
 from atc_backtest.cli.guard import guarded
 from atc_backtest.cli.guarding import check_app, guard_app
 from atc_backtest.cli.options import Json
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 for commands in (
     (prices.fetch, prices.ingest, prices.append),
-    (running.backtest, running.report, running.verify),
+    (running.backtest, sweeping.sweep, running.report, sweeping.surface, running.verify),
     (portfolio.returns, portfolio.portfolio),
 ):
     for command in commands:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from atc_backtest.pipelines.backtest import Options
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 StoreArgument = Annotated[str, typer.Argument(help="The price store: a folder, or a URL as s3://...", metavar="STORE")]
@@ -14,6 +18,30 @@ Kernel = Annotated[str, typer.Option(help="auto, rust, numba, cuda or reference:
 Threads = Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")]
 Workers = Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")]
 Scheduler = Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")]
+
+Out = Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")]
+Config = Annotated[Path | None, typer.Option(help="TOML with [atc], [execution] and [run].")]
+Profile = Annotated[str | None, typer.Option(help="enhance or pine.")]
+Fill = Annotated[str | None, typer.Option(help="auto, next_open, next_close or close.")]
+FeeBps = Annotated[float | None, typer.Option(help="Fee per side, basis points of traded value.")]
+SlippageBps = Annotated[float | None, typer.Option(help="Slippage per side, basis points.")]
+Shorts = Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")]
+Longs = Annotated[bool | None, typer.Option("--longs/--no-longs", help="Hold long positions (default).")]
+Costs = Annotated[
+    Path | None, typer.Option(help="CSV of single symbols' costs: symbol,fee_bps,slippage_bps,funding_bps.")
+]
+EvalStart = Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")]
+EvalEnd = Annotated[str | None, typer.Option(help="First bar that counts no more, ISO date.")]
+Symbols = Annotated[str | None, typer.Option(help="Only these, separated by commas.")]
+Save = Annotated[str | None, typer.Option(help="What to keep: signals,equity,trades,periods.")]
+Period = Annotated[str, typer.Option(help="Of the rows of periods: day, week, month, quarter or year.")]
+MemoryLimit = Annotated[
+    str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
+]
+Retries = Annotated[int, typer.Option(help="Further tries at a partition whose error may pass.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run if it exists.")]
+ShowPlan = Annotated[bool, typer.Option("--plan", help="Print how the run would be cut and leave.")]
 
 
 def pairs(option: str, texts: list[str]) -> dict[str, str]:
@@ -30,3 +58,25 @@ def pairs(option: str, texts: list[str]) -> dict[str, str]:
 def words(text: str) -> list[str]:
     """What commas separate."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def setting_flags(**named: Any) -> dict[str, str]:
+    """The settings that have flags of their own, as text like that of --set; those not given are left out."""
+    return {name: json.dumps(value) for name, value in named.items() if value is not None}
+
+
+def run_options(
+    symbols: str | None, save: str | None, memory_limit: str | None, costs: Path | None, **others: Any
+) -> Options:
+    """`Options` of what the command line says: three texts and a file are read, `others` are taken as they are."""
+    from atc_backtest.pipelines.backtest import Options
+    from atc_backtest.pipelines.plan import parse_bytes
+    from atc_backtest.symbol_costs import read_costs
+
+    return Options(
+        symbols=None if symbols is None else tuple(words(symbols)),
+        save=tuple(words(save or "")),
+        memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
+        costs=() if costs is None else read_costs(costs),
+        **others,
+    )

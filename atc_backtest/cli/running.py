@@ -2,103 +2,136 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, REFUSED, guarded
 from atc_backtest.cli.options import (
+    Config,
+    Costs,
+    EvalEnd,
+    EvalStart,
+    FeeBps,
+    Fill,
     Json,
     Kernel,
+    Longs,
+    MemoryLimit,
+    Out,
+    Overwrite,
+    Period,
+    Profile,
+    Resume,
+    Retries,
     RunFolder,
+    Save,
     Scheduler,
+    Shorts,
+    ShowPlan,
+    SlippageBps,
     StoreArgument,
+    Symbols,
     Threads,
     Workers,
     pairs,
-    words,
+    run_options,
+    setting_flags,
 )
+
+if TYPE_CHECKING:
+    from atc_backtest.config import RunConfig
+    from atc_backtest.pipelines.backtest import Options
 
 
 @guarded
 def backtest(
     store: StoreArgument,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with [atc], [execution] and [run].")] = None,
+    out: Out = None,
+    config: Config = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, over file and environment: lengths.ema=30.", metavar="NAME=VALUE"),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="enhance or pine.")] = None,
-    fill: Annotated[str | None, typer.Option(help="auto, next_open, next_close or close.")] = None,
-    fee_bps: Annotated[float | None, typer.Option(help="Fee per side, basis points of traded value.")] = None,
-    slippage_bps: Annotated[float | None, typer.Option(help="Slippage per side, basis points.")] = None,
-    shorts: Annotated[bool | None, typer.Option("--shorts/--no-shorts", help="Also hold short positions.")] = None,
-    longs: Annotated[bool | None, typer.Option("--longs/--no-longs", help="Hold long positions (default).")] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="CSV of single symbols' costs: symbol,fee_bps,slippage_bps,funding_bps.")
-    ] = None,
-    eval_start: Annotated[str | None, typer.Option(help="First bar that counts, ISO date; earlier ones teach.")] = None,
-    eval_end: Annotated[str | None, typer.Option(help="First bar that counts no more, ISO date.")] = None,
-    symbols: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
-    save: Annotated[str | None, typer.Option(help="What to keep: signals,equity,trades,periods.")] = None,
-    period: Annotated[str, typer.Option(help="Of the rows of periods: day, week, month, quarter or year.")] = "month",
+    profile: Profile = None,
+    fill: Fill = None,
+    fee_bps: FeeBps = None,
+    slippage_bps: SlippageBps = None,
+    shorts: Shorts = None,
+    longs: Longs = None,
+    costs: Costs = None,
+    eval_start: EvalStart = None,
+    eval_end: EvalEnd = None,
+    symbols: Symbols = None,
+    save: Save = None,
+    period: Period = "month",
     kernel: Kernel = "auto",
     threads: Threads = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
-    memory_limit: Annotated[
-        str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.", envvar="ATC_MEMORY_LIMIT")
-    ] = None,
-    retries: Annotated[int, typer.Option(help="Further tries at a partition whose error may pass.")] = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run if it exists.")] = False,
+    memory_limit: MemoryLimit = None,
+    retries: Retries = 2,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration as TOML and leave.")
     ] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Print how the run would be cut and leave.")] = False,
+    plan: ShowPlan = False,
     as_json: Json = False,
 ) -> None:
     """Run the indicator and its backtest over a store; figures and saved series go to Parquet."""
     from atc_backtest.config import resolve
 
-    named = {"profile": profile, "fill": fill, "fee_bps": fee_bps, "slippage_bps": slippage_bps, "shorts": shorts}
-    named |= {"longs": longs, "eval_start": eval_start, "eval_end": eval_end}
-    flags = {name: _as_toml(value) for name, value in named.items() if value is not None}
+    flags = setting_flags(
+        profile=profile,
+        fill=fill,
+        fee_bps=fee_bps,
+        slippage_bps=slippage_bps,
+        shorts=shorts,
+        longs=longs,
+        eval_start=eval_start,
+        eval_end=eval_end,
+    )
     run_config = resolve(config, flags | pairs("--set", settings or []))
     if show_config:
         print(run_config.to_toml(), end="")
         return
 
-    from atc_backtest.display import runs, terminal
+    from atc_backtest.display import runs
     from atc_backtest.pipelines import backtest as running
-    from atc_backtest.pipelines.plan import parse_bytes
     from atc_backtest.stores.opening import stem
-    from atc_backtest.symbol_costs import read_costs
 
-    options = running.Options(
+    options = run_options(
+        symbols,
+        save,
+        memory_limit,
+        costs,
         kernel=kernel,
-        symbols=None if symbols is None else tuple(words(symbols)),
-        save=tuple(words(save or "")),
         period=period,
         workers=workers,
         scheduler=scheduler,
         threads=threads,
-        memory_limit=None if memory_limit is None else parse_bytes(memory_limit),
         retries=retries,
         overwrite=overwrite,
         resume=resume,
-        costs=() if costs is None else read_costs(costs),
     )
     folder = Path("runs") / stem(store) if out is None else out
     if plan:
         runs.show_plan(running.prepare(store, folder, [run_config], options), as_json)
         return
+    run_and_show(store, folder, [run_config], options, as_json)
+
+
+def run_and_show(store: str, folder: Path, sets: Sequence[RunConfig], options: Options, as_json: bool) -> None:
+    """A run with its progress, what came of it, and the exit code that says whether it is whole."""
+    from atc_backtest.display import runs, terminal
+    from atc_backtest.pipelines import backtest as running
+
     try:
         with terminal.run_progress() as shown:
-            run = running.backtest(store, folder, [run_config], options, shown.progress)
+            run = running.backtest(store, folder, sets, options, shown.progress)
     except KeyboardInterrupt:
         runs.show_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
@@ -162,7 +195,3 @@ def verify(
     runs.show_verification(opened, found, as_json)
     if not found.ok:
         raise typer.Exit(REFUSED)
-
-
-def _as_toml(value: Any) -> str:
-    return json.dumps(value)

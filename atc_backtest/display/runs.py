@@ -48,12 +48,12 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         )
         print(f"run: {run.path}")
         print(f"hash: {facts['hash']}")
-        print(f"next: atc-backtest report {run.path}")
+        print(f"next: atc-backtest {'report' if facts['sets'] == 1 else 'surface'} {run.path}")
     if run.state != "complete":
-        _show_missing(run)
+        show_missing(run)
 
 
-def _show_missing(run: Run) -> None:
+def show_missing(run: Run) -> None:
     """To stderr: what was set aside and why, and how to go on."""
     failures = run.set_aside
     missing = len(run.partitions) - len(run.done)

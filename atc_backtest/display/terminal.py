@@ -66,6 +66,46 @@ def print_table(
     _console().print(view)
 
 
+HEAT = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+"""From the lowest value to the highest: dark to bright, also for eyes that see few colours (viridis)."""
+
+
+def print_heat(
+    corner: str, columns: Sequence[str], rows: Sequence[str], cells: Sequence[Sequence[float | None]], form: str
+) -> None:
+    """A map of numbers, coloured in a terminal from the lowest to the highest; None is a dot.
+
+    Columns that do not fit beside each other follow below. `corner`: heads the names of the rows.
+    """
+    console = _console()
+    texts = [["." if value is None else form.format(value) for value in line] for line in cells]
+    known = [value for line in cells for value in line if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    wide = 2 + max(map(len, (*columns, *(text for line in texts for text in line))))
+    room = max(1, (console.width - 2 - max(map(len, (corner, *rows)))) // wide)
+    for start in range(0, len(columns), room):
+        view = Table(box=None, pad_edge=False, padding=(0, 0, 0, 0), collapse_padding=True)
+        view.add_column(f"{corner}  ", justify="right", no_wrap=True)
+        for name in columns[start : start + room]:
+            view.add_column(f" {name} ", justify="right", no_wrap=True)
+        for name, line, said in zip(rows, cells, texts, strict=True):
+            shown = zip(line[start : start + room], said[start : start + room], strict=True)
+            view.add_row(f"{name}  ", *(Text(f" {text} ", style=_heat(value, low, high)) for value, text in shown))
+        console.print(view)
+
+
+def _heat(value: float | None, low: float, high: float) -> str:
+    if value is None:
+        return ""
+    place = (value - low) / (high - low) * (len(HEAT) - 1) if high > low else 0.0
+    at = min(int(place), len(HEAT) - 2)
+    red, green, blue = (
+        round(one + (place - at) * (other - one)) for one, other in zip(HEAT[at], HEAT[at + 1], strict=True)
+    )
+    front = "black" if 299 * red + 587 * green + 114 * blue > 128_000 else "white"
+    return f"{front} on rgb({red},{green},{blue})"
+
+
 @contextmanager
 def counting_progress(what: str, things: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr while the block runs; what it yields takes things done and things in all."""
