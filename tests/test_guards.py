@@ -258,7 +258,7 @@ def test_pbo_and_cpcv_over_a_run(run: Run) -> None:
 def test_many_sets_on_walks_are_not_believed(tmp_path: Path) -> None:
     """Forty sets over walks whose prices are martingales: nothing can be earned, and the best one is not believed."""
     place = tmp_path / "walks.zarr"
-    steps = np.random.default_rng(7).normal(-0.01**2 / 2, 0.01, (4, 3000))
+    steps = np.random.default_rng(7).normal(-(0.01**2) / 2, 0.01, (4, 3000))
     fill_store(place, 100 * np.exp(np.cumsum(steps, axis=1)))
     sets = [
         RunConfig(AtcConfig(lengths=PerFamily(*[length] * 6), long_threshold=threshold), calendar="24/7")
