@@ -27,6 +27,7 @@ from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
+from atc_backtest.pipelines.guards import ledger
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
 from atc_backtest.pipelines.partition import PartSummary, run_partition
@@ -70,7 +71,7 @@ class Options:
     `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
     `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
     `retries`: further attempts at a partition whose error may pass. `period`: one of `periods.PERIODS`, what
-    the rows of periods/ are of.
+    the rows of periods/ are of. `ledger`: the run is entered among the store's trials.
 
     Of a cluster: `resources` (of Dask, name and amount) that each partition takes; `dashboard_address`, HOST:PORT of
     a LocalCluster's; `keep` it up until `Progress.kept` returns; `dask_report`: Dask's report in the run's folder.
@@ -87,6 +88,7 @@ class Options:
     retries: int = 2
     overwrite: bool = False
     resume: bool = False
+    ledger: bool = True
     costs: tuple[SymbolCosts, ...] = ()
     resources: tuple[tuple[str, float], ...] = ()
     dashboard_address: str | None = None
@@ -185,6 +187,8 @@ def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
     else:
         create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)
     run = open_run(job.run)
+    if options.ledger:
+        ledger.record(run)
     done = run.done
     todo = [p for p in job.plan.partitions if p.index not in done]
     if not todo:

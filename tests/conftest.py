@@ -50,6 +50,15 @@ def pytest_report_header() -> list[str]:
     return [f"real prices: {data}", *(f"kernel {_kernel_line(name)}" for name in KERNELS)]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ledgers_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs of tests enter no ledger in somebody's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("ATC_LEDGER", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real prices. Skips where there is none, fails where ATC_REQUIRE_SHARED=1 asks for it."""

@@ -15,6 +15,7 @@ import typer
 from atc_backtest import __version__
 from atc_backtest.cli import portfolio, prices, running, sweeping
 from atc_backtest.cli.guard import guarded
+from atc_backtest.cli.guarding import check_app, guard_app
 from atc_backtest.cli.options import Json
 from atc_backtest.cli.store import store_app
 
@@ -37,6 +38,8 @@ for commands in (
     for command in commands:
         app.command()(command)
 app.add_typer(store_app, name="store")
+app.add_typer(guard_app, name="guard")
+app.add_typer(check_app, name="check")
 
 
 def _show_version(wanted: bool) -> None:
