@@ -48,7 +48,7 @@ PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20,
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
-WRITTEN_BYTES = {"signals": 7, "equity": 7}
+WRITTEN_BYTES = {"signals": 4, "equity": 5}
 """A row on disk, of the datasets with a row a bar; measured on random walks."""
 
 
