@@ -135,7 +135,7 @@ def test_a_split_chunk_gives_the_same_rows(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", ["free", "least"])
 def test_chunks_gathered_into_one_task_give_the_same_rows(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
+    store: Path, tmp_path: Path, request: pytest.FixtureRequest, budget: str
 ) -> None:
     sets = [RUN, replace(RUN, atc=AtcConfig(lambda_=0.3))]
     limit = None
@@ -145,8 +145,7 @@ def test_chunks_gathered_into_one_task_give_the_same_rows(
         limit = int(str(refused.value).rsplit("(", 1)[1].split()[0])
     together = backtest(store, tmp_path / "together", sets, Options(threads=1, save=ALL, memory_limit=limit))
     assert [len(part.symbols) for part in together.partitions][:1] == [70 if budget == "free" else 64]
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
+    request.getfixturevalue("apart")
     apart = backtest(store, tmp_path / "apart", sets, Options(threads=1, save=ALL))
     assert {len(part.symbols) for part in apart.partitions} == {64, 6}
     assert together.content_hash() == apart.content_hash()
