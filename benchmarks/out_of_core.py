@@ -12,7 +12,7 @@ Rows, all unless some are named; reduced in size unless `--full` is given:
     one-symbol  one symbol of very many bars
     many-sets   a thousand parameter sets at once against as many single runs
     pandas      all closes in a pandas frame, a Numba loop over its columns
-    scaling     one thread and two, one worker and two
+    scaling     one thread and two, one worker and two (a worker's imports count: the reduced size is felt)
     tiny        10 symbols x 1,500 bars: the whole command, from the shell and back
 
 Stores are made by `store synth` (kept in --folder and used again). Where two things are compared they run in turns, in
@@ -179,7 +179,7 @@ def threads(bench: Bench) -> None:
 
 
 def cluster(bench: Bench) -> None:
-    size = bench.size(Size(1000, 50_000), Size(5000, 200_000))
+    size = bench.size(Size(1000, 100_000), Size(5000, 200_000))
     limit = "2GB" if parse_bytes(bench.memory_limit) < 2 * GB else bench.memory_limit
     ran = against_kernel(replace(bench, memory_limit=limit), size, 0.6, "--workers", "2")
     share = (parse_bytes(limit) - PROCESS_BYTES[get_kernel("auto").name]) / 2
@@ -293,7 +293,7 @@ def pandas(bench: Bench) -> None:
 
 
 def scaling(bench: Bench) -> None:
-    size = bench.size(Size(1000, 50_000), Size(5000, 50_000))
+    size = bench.size(Size(1000, 100_000), Size(5000, 200_000))
     store = bench.store(size)
     for what in ("threads", "workers"):
         one, two = bench.best(*(partial(bench.backtest, store, f"--{what}", n, limit="2GB") for n in ("1", "2")))

@@ -60,7 +60,7 @@ DASK_REPORT = "dask-report.html"
 SAVED_BYTES = {"signals": 40, "equity": 40, "trades": 200, PERIODS: 150}
 """A saved row while it waits in its writer, and again while it is encoded."""
 
-WRITTEN_BYTES = {"signals": 7, "equity": 7}
+WRITTEN_BYTES = {"signals": 4, "equity": 5}
 """A row on disk, of the datasets with a row a bar; measured on random walks."""
 
 

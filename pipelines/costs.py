@@ -29,7 +29,7 @@ KERNEL = {
 }
 """By kernel; of cuda not measured, so that of Rust."""
 
-ACCOUNT_NS = 16.0
+ACCOUNT_NS = 9.0
 """A present bar of one set: fills, costs and sums."""
 
 READ_NS = 5.0

@@ -127,7 +127,7 @@ class PartWriter:
         if self._waiting:
             rows = pa.concat_tables(self._waiting)
             self._hasher.update(rows)
-            self._file.write_table(rows, row_group_size=ROW_GROUP)
+            self._file.write_table(rows, row_group_size=rows.num_rows)
         self._waiting, self._n_waiting = [], 0
 
     def finish(self) -> PartRecord:

@@ -20,7 +20,7 @@ from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines import costs
 
 ROW_GROUP = 1 << 18
-"""Saved rows that wait in a writer before they are encoded."""
+"""Saved rows that wait in a writer before they are encoded, as one group: it has them and at most a block more."""
 
 SMALLEST_BLOCK = 256
 """Bars; below this, fixed costs per call outweigh the bars themselves."""

@@ -73,6 +73,7 @@ class Stream:
         fields = tuple(name for name in fields if name in store.info.fields)
         self.slabs = Slabs(store, partition.symbols, fields, job.plan.slab_bars)
         self._kernel = get_kernel(job.kernel)
+        self._filled: dict[str, Outputs] = {}
         self._groups = [self._group(source) for source in dict.fromkeys(run.source for run in self.sets)]
         names = [job.symbols[symbol] for symbol in self.symbols]
         self.accounts = [
@@ -94,7 +95,7 @@ class Stream:
         """One block through kernels and accounts; the present bars times sets that were done."""
         signals: dict[int, tuple[F64, int]] = {}
         for group in self._groups:
-            outputs = Outputs.allocate(["signal"], len(group.configs), *block["close"].shape)
+            outputs = self._outputs(group, block["close"].shape)
             self._kernel.advance(group.state, self._prices(group.source, ts, block), outputs)
             signals |= {i: (_signal(outputs), at) for i, at in group.which.items()}
         given = {name: block[name] for name in ("close", "open", "high", "low") if name in block}
@@ -115,6 +116,14 @@ class Stream:
                 n_bars += found.bars
                 sink(row, i, found)
         return n_bars
+
+    def _outputs(self, group: _Group, shape: tuple[int, ...]) -> Outputs:
+        """The group's arrays of the block before, or others where this one has another shape: never both at once."""
+        expected = (len(group.configs), *shape)
+        if group.source not in self._filled or _signal(self._filled[group.source]).shape != expected:
+            self._filled.pop(group.source, None)
+            self._filled[group.source] = Outputs.allocate(["signal"], *expected)
+        return self._filled[group.source]
 
     def _rows(self, starts: I64) -> list[slice]:
         """Symbols that go through the accounts in one call: one where series are saved, as many as have room else."""

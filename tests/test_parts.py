@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 from accounting import DAY_NS, make_bars, make_rules, play
 from numpy.typing import NDArray
 
 from atc_backtest.accounts import TRADE
 from atc_backtest.metrics import TRADE_COLUMNS, Value
-from atc_backtest.pipelines.parts import trades_table
+from atc_backtest.pipelines import parts
+from atc_backtest.pipelines.parts import EQUITY_SCHEMA, PartWriter, series_table, trades_table
 
 
 def trade_columns(trades: NDArray[np.void]) -> dict[str, list[Value]]:
@@ -45,3 +50,16 @@ def test_a_table_of_one_trade_keeps_its_values_when_the_array_is_filled_again() 
     table = trades_table("ABC", 7, trades)
     trades["pnl"], trades["entry_bar"] = -2.5, 8
     assert (table["pnl"].to_pylist(), table["entry_bar"].to_pylist()) == ([1.5], [7])
+
+
+def test_no_row_group_is_a_small_one_but_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "ROW_GROUP", 1_000)
+    n_rows = 300
+    with PartWriter(tmp_path / "run" / "equity" / "part-00000.parquet", EQUITY_SCHEMA) as writer:
+        for block in range(10):
+            columns = {"ts": np.arange(n_rows), "equity": np.full(n_rows, float(block))}
+            writer.write(series_table(EQUITY_SCHEMA, "ABC", 7, columns))
+        assert writer.finish().rows == 10 * n_rows
+        writer.publish()
+    found = pq.ParquetFile(writer.path).metadata
+    assert [found.row_group(at).num_rows for at in range(found.num_row_groups)] == [1_200, 1_200, 600]

@@ -93,19 +93,17 @@ def as_bytes(table: pa.Table) -> bytes:
 
 
 @pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans that cut as finely as they would with a lot of work, over stores that have little."""
-    monkeypatch.setattr(costs, "TASK_NS", 0.0)
-    monkeypatch.setattr(costs, "WORTH_NS", 0.0)
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that gather no chunks into one task, however short tasks are."""
     monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
     monkeypatch.setattr(costs, "PART_BYTES", 1.0)
 
 
 @pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans that gather no chunks into one task, however short tasks are."""
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
+def eager(monkeypatch: pytest.MonkeyPatch, apart: None) -> None:
+    """Plans that cut as finely as they would with a lot of work, over stores that have little."""
+    monkeypatch.setattr(costs, "TASK_NS", 0.0)
+    monkeypatch.setattr(costs, "WORTH_NS", 0.0)
 
 
 @pytest.mark.usefixtures("eager")
@@ -137,7 +135,7 @@ def test_a_split_chunk_gives_the_same_rows(store: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", ["free", "least"])
 def test_chunks_gathered_into_one_task_give_the_same_rows(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str
+    store: Path, tmp_path: Path, request: pytest.FixtureRequest, budget: str
 ) -> None:
     sets = [RUN, replace(RUN, atc=AtcConfig(lambda_=0.3))]
     limit = None
@@ -147,8 +145,7 @@ def test_chunks_gathered_into_one_task_give_the_same_rows(
         limit = int(str(refused.value).rsplit("(", 1)[1].split()[0])
     together = backtest(store, tmp_path / "together", sets, Options(threads=1, save=ALL, memory_limit=limit))
     assert [len(part.symbols) for part in together.partitions][:1] == [70 if budget == "free" else 64]
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
+    request.getfixturevalue("apart")
     apart = backtest(store, tmp_path / "apart", sets, Options(threads=1, save=ALL))
     assert {len(part.symbols) for part in apart.partitions} == {64, 6}
     assert together.content_hash() == apart.content_hash()
@@ -374,10 +371,13 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @needs_proc
-@pytest.mark.parametrize("kernel", ["numba", "auto"])
-def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path, kernel: str) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "symbols", "bars"), [("numba", 128, 40_000), ("auto", 128, 40_000), ("auto", 1280, 2_000)]
+)
+def test_measured_peak_memory_stays_under_the_projection(tmp_path: Path, kernel: str, symbols: int, bars: int) -> None:
+    """A chunk a task, and ten chunks gathered into one."""
     path = tmp_path / "big.zarr"
-    fill_store(path, np.stack([tick_walk(40_000, seed) for seed in range(128)]))
+    fill_store(path, np.tile(np.stack([tick_walk(bars, seed) for seed in range(128)]), (symbols // 128, 1)))
     options = f"threads=2, kernel={kernel!r}, save=('signals', 'equity', 'trades')"
     peak, projected = peak_and_projection(path, tmp_path / "run", options)
     assert 10**8 < peak <= projected
