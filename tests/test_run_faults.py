@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 from atc_backtest.cli import app
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
-from atc_backtest.pipelines import parts
+from atc_backtest.pipelines import costs, parts
 from atc_backtest.pipelines.backtest import Options, Progress, backtest
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.runs import LOCK, job_of, open_run, writing
@@ -45,6 +45,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("faults") / "prices.zarr"
     fill_store(path, np.stack([tick_walk(300, seed) for seed in range(130)]))
     return path
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition a chunk, however soon they are done."""
+    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
+    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
 
 
 def atc(*args: object) -> Result:
@@ -287,7 +294,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(store: Path, tmp_path: Pa
 
 DIES = """
 import os, signal, sys
-from atc_backtest.pipelines import parts
+from atc_backtest.pipelines import costs, parts
 kept, left = parts.write_record, [int(sys.argv.pop(1))]
 
 def dying(run, index, records):

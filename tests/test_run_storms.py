@@ -21,6 +21,7 @@ from prices import tick_walk
 from test_run_kills import PARTITIONS, PATIENCE_S, SAVED, check_what_is_committed, committed, start, wait_until
 
 from atc_backtest.config import resolve
+from atc_backtest.pipelines import costs
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.commits import records
 from atc_backtest.pipelines.runs import LOCK, Run, open_run
@@ -39,7 +40,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(store: Path) -> Run:
-    run = backtest(store, store.parent / "whole", [resolve(environment={})], Options(save=SAVED))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "SHORTEST_NS", 1.0)
+        patch.setattr(costs, "PART_BYTES", 1.0)
+        run = backtest(store, store.parent / "whole", [resolve(environment={})], Options(save=SAVED))
     assert len(run.done) == PARTITIONS
     return run
 
