@@ -295,6 +295,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(store: Path, tmp_path: Pa
 DIES = """
 import os, signal, sys
 from atc_backtest.pipelines import costs, parts
+costs.SHORTEST_NS = costs.PART_BYTES = 1.0
 kept, left = parts.write_record, [int(sys.argv.pop(1))]
 
 def dying(run, index, records):
