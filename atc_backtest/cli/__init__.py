@@ -13,7 +13,7 @@ import typer
 from atc_backtest import __version__
 from atc_backtest.cli import portfolio, prices, running
 from atc_backtest.cli.guard import guarded
-from atc_backtest.cli.options import Json
+from atc_backtest.cli.options import Json, ValuesLeftOut
 from atc_backtest.cli.store import store_app
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ for commands in (
     (portfolio.returns, portfolio.portfolio),
 ):
     for command in commands:
-        app.command()(command)
+        app.command(cls=ValuesLeftOut if command is running.report else None)(command)
 app.add_typer(store_app, name="store")
 
 

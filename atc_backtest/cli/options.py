@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of text.")]
 StoreArgument = Annotated[str, typer.Argument(help="The price store: a folder, or a URL as s3://...", metavar="STORE")]
@@ -14,6 +15,21 @@ Kernel = Annotated[str, typer.Option(help="auto, rust, numba, cuda or reference:
 Threads = Annotated[int | None, typer.Option(help="Threads of this process. Default: one per core.")]
 Workers = Annotated[int | None, typer.Option(help="Run on a local Dask cluster of N processes instead.")]
 Scheduler = Annotated[str | None, typer.Option(help="Run on an existing Dask cluster: tcp://host:port.")]
+
+
+MAY_STAND_ALONE = ("--html", "--png")
+"""Options whose value may be left out: it is empty then, and the command takes its default."""
+
+
+class ValuesLeftOut(TyperCommand):
+    """A command with options that `MAY_STAND_ALONE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Where such an option is the last word, or another option follows, give it an empty value."""
+        whole: list[str] = []
+        for word, after in zip(args, [*args[1:], "-"], strict=True):
+            whole.append(f"{word}=" if word in MAY_STAND_ALONE and after.startswith("-") else word)
+        return super().parse_args(ctx, whole)
 
 
 def pairs(option: str, texts: list[str]) -> dict[str, str]:

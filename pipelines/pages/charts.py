@@ -21,7 +21,7 @@ from atc_backtest.pipelines.pages.sampling import F64, I64, Line, Sampled
 
 try:
     from bokeh.embed import components
-    from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, NumeralTickFormatter, Range1d, Span
+    from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, NumeralTickFormatter, Range1d
     from bokeh.plotting import figure
     from bokeh.resources import Resources
 except ImportError as error:
@@ -59,7 +59,7 @@ class Charts:
 
     def __init__(self, start: int, end: int) -> None:
         first, last = start / 1e6, max(end, start + 1) / 1e6
-        self._span = Range1d(first, last, bounds=(first, last))
+        self._span = Range1d(start=first, end=last, bounds=(first, last))
         self.found: dict[str, Any] = {}
 
     def _timed(self, name: str, height: int, form: str, **options: Any) -> Any:
@@ -73,6 +73,8 @@ class Charts:
             plot = self._timed(name, 320, MONEY, y_axis_type=scale)
             self._pair(plot, lines, ("hold", "equity"), MONEY, positive=scale == "log")
         plot = self._timed("drawdown", 190, PERCENT)
+        account = lines["drawdown"]
+        plot.varea(x=milliseconds(account.ts), y1=0, y2=account.values, fill_color=palette.STRATEGY, fill_alpha=0.18)
         self._pair(plot, lines, ("hold_drawdown", "drawdown"), PERCENT)
 
     def _pair(
@@ -111,7 +113,7 @@ class Charts:
 
     def layers(self, sampled: Sampled) -> None:
         """The six families' layer-1 signals as bands of colour, and their shares of the layer-2 equities."""
-        plot = self._timed("layer1", 220, RATIO, y_range=Range1d(0, len(FAMILIES)))
+        plot = self._timed("layer1", 220, RATIO, y_range=Range1d(start=0, end=len(FAMILIES)))
         names = tuple(f"layer1_{family}" for family in FAMILIES)
         source = _buckets(sampled, names, shade=1.0)
         mapper = LinearColorMapper(palette=list(palette.DIVERGING), low=-1, high=1, nan_color="rgba(0,0,0,0)")
@@ -129,7 +131,7 @@ class Charts:
         plot.yaxis.ticker = [at + 0.5 for at in range(len(FAMILIES))]
         plot.yaxis.major_label_overrides = {at + 0.5: name.upper() for at, name in enumerate(reversed(FAMILIES))}
         plot.ygrid.visible = False
-        plot = self._timed("weights", 220, "0%", y_range=Range1d(0, 1))
+        plot = self._timed("weights", 220, "0%", y_range=Range1d(start=0, end=1))
         defined = ~np.isnan(sampled.means["weight_ema"])
         columns = {family: sampled.means[f"weight_{family}"][defined] for family in FAMILIES}
         stacked = ColumnDataSource({"x": milliseconds(sampled.starts[defined])} | columns)
@@ -137,7 +139,7 @@ class Charts:
 
     def rolling(self, line: Line) -> None:
         """The rolling Sharpe ratio."""
-        plot = self._timed("rolling", 190, RATIO)
+        plot = self._timed("rolling", 260, RATIO)
         drawn = _line(plot, line, palette.STRATEGY, 1.6)
         _hover(plot, drawn, [("until", "@x{%F}"), ("Sharpe", "@y{0.00}")], line=True)
         _zero(plot)
@@ -226,7 +228,7 @@ def _plot(height: int, **options: Any) -> Any:
     plot.toolbar.autohide = True
     plot.background_fill_alpha = plot.border_fill_alpha = 0.0
     plot.outline_line_color = None
-    plot.min_border_right = 12
+    plot.min_border_left, plot.min_border_right = 58, 12
     plot.xgrid.visible = False
     for axis in (plot.xaxis, plot.yaxis):
         axis.minor_tick_line_color = None
@@ -250,11 +252,11 @@ def _buckets(sampled: Sampled, names: tuple[str, ...], shade: float = 0.3) -> An
 
 
 def _zero(plot: Any) -> None:
-    plot.add_layout(Span(location=0, dimension="width", line_width=1, line_color="#8a8f98"))
+    plot.hspan(y=0, line_width=1, line_color="#8a8f98")
 
 
 def _hover(plot: Any, drawn: Any, tips: list[tuple[str, str]], line: bool = False) -> None:
-    times = {name: "datetime" for name in ("@x", "@entry", "@exit")}
+    times: dict[str, Any] = dict.fromkeys(("@x", "@entry", "@exit"), "datetime")
     plot.add_tools(
         HoverTool(renderers=[drawn], tooltips=tips, formatters=times, mode="vline" if line else "mouse", visible=False)
     )

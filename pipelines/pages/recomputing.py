@@ -48,8 +48,8 @@ EXTREME_TRADES = 400
 class Series:
     """One symbol and set.
 
-    `periods`: rows of periods/, days or what the run saved, in order. `trades`, `TRADE`, in order: all `n_trades`, or every
-    `trade_step`-th and those of the largest gains and losses. `figures`: the columns of metrics/.
+    `periods`: rows of periods/, in order: days, or what the run saved. `trades`, `TRADE`, in order: all `n_trades`, or
+    every `trade_step`-th and those of the largest gains and losses. `figures`: the columns of metrics/.
     """
 
     sampled: Sampled

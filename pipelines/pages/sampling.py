@@ -119,4 +119,6 @@ def means(buckets: F64) -> F64:
     defined = ~np.isnan(buckets)
     count = defined.sum(axis=2)
     total = np.where(defined, buckets, 0.0).sum(axis=2)
-    return np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
+    averages = np.full(count.shape, np.nan)
+    np.divide(total, count, out=averages, where=count > 0)
+    return averages

@@ -45,7 +45,8 @@ def header(subject: Subject) -> str:
         name, _, text = line.partition(" ")
         lines.append(f"<dt>{escape(name)}</dt><dd>{escape(text.strip())}</dd>")
     symbols = len(set(subject.table["symbol"].to_pylist()))
-    counts = f"{symbols:,} symbols, {len(run.sets):,} parameter sets, {subject.table.num_rows:,} results"
+    sets = f", {len(run.sets):,} parameter sets, {subject.table.num_rows:,} results" if len(run.sets) > 1 else ""
+    counts = f"{symbols:,} symbol{'s' if symbols > 1 else ''}{sets}"
     links = {"subject": "Symbol", "returns": "Returns", "trades": "Trades", "indicator": "Indicator"}
     links |= ({"sweep": "Sweep"} if run.manifest["varying"] else {}) | {"results": "Results", "manifest": "Manifest"}
     nav = "".join(f'<a href="#{at}">{name}</a>' for at, name in links.items())
@@ -63,19 +64,21 @@ def warnings(subject: Subject) -> str:
     if not found:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in found)
-    return f'<section class="warnings" aria-labelledby="w"><h2 id="w">Before you believe it</h2><ul>{items}</ul></section>\n'
+    title = '<h2 id="w">Before you believe it</h2>'
+    return f'<section class="warnings" aria-labelledby="w">{title}<ul>{items}</ul></section>\n'
 
 
 def subject(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
     """One symbol and set: figures, equity, returns, trades, and what the indicator saw."""
-    where = f"set {of.param_id}" if len(of.run.sets) > 1 else "the run's one set"
+    where = f"Set {of.param_id} of {len(of.run.sets):,}:" if len(of.run.sets) > 1 else ""
     settings = "".join(
         f" {escape(name)} = {escape(str(of.row[name]))};" for name in of.run.manifest["varying"][:VARYING_SHOWN]
     )
+    chosen = "name" if of.named else "the highest Sharpe ratio"
     span = f"{str(of.row['start_ts'])[:10]} to {str(of.row['end_ts'])[:10]}, {of.row['n_bars']:,} bars"
     return (
         f'<section id="subject"><h2>{escape(of.symbol)}</h2>'
-        f'<p class="soft">{where};{settings} {span}. Chosen by {"name" if of.named else "the highest Sharpe ratio"}.</p>'
+        f'<p class="soft">{where}{settings} {span}. Chosen by {chosen}.</p>'
         f"{_cards(of)}{_equity(of, drawn)}</section>"
         f"{_returns(of, drawn, rolling)}{_trades(of, drawn)}{_indicator(of, drawn)}"
     )
@@ -123,7 +126,10 @@ def _equity(of: Subject, drawn: Embedded) -> str:
 
 def _returns(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
     years = years_of(of.series.periods)
-    table = f'<div class="scroll">{months_table(years)}</div>' if years else '<p class="note">The run saved none.</p>'
+    table = '<p class="note">No evaluated bar, or the run did not save periods.</p>'
+    if years:
+        region = 'class="scroll whole" tabindex="0" role="region" aria-label="Returns by month"'
+        table = f"<div {region}>{months_table(years)}</div>"
     found = of.series.returns
     zeros = f"{found.zeros:,} bars without a return are left out; the outermost bars hold the tails." if found else ""
     pictures = ""
@@ -133,8 +139,8 @@ def _returns(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
     if found:
         pictures += f"<div><h3>Distribution of returns</h3>{_figure(drawn, 'returns', zeros)}</div>"
     return (
-        '<section id="returns"><h2>Returns by month</h2><p class="soft">Of the account, after costs; months in UTC, the '
-        f'year compounded, and buy-and-hold beside it.</p>{table}<div class="two">{pictures}</div></section>'
+        '<section id="returns"><h2>Returns by month</h2><p class="soft">Of the account, after costs; months in '
+        f'UTC, the year compounded, and buy-and-hold beside it.</p>{table}<div class="two">{pictures}</div></section>'
     )
 
 
@@ -150,7 +156,8 @@ def _trades(of: Subject, drawn: Embedded) -> str:
         )
     return (
         f'<section id="trades"><h2>Trades</h2><p class="soft">{shown}; an open one is marked at the last close.</p>'
-        + _legend([("● gain", palette.GAIN), ("▲ loss", palette.LOSS)])
+        + f'<ul class="legend"><li><b style="color:{palette.GAIN}">●</b> gain</li>'
+        + f'<li><b style="color:{palette.LOSS}">▲</b> loss</li></ul>'
         + '<div class="two"><div><h3>Return and bars held</h3>'
         + _figure(drawn, "trades", "Net of fees and funding, over what was paid for the position.")
         + "</div><div><h3>Excursions</h3>"
@@ -196,8 +203,8 @@ def sweep(of: Subject) -> str:
     more = f" {left_out} more pairs of settings are not shown." if left_out else ""
     blocks = "".join(heat_map(one) for one in maps)
     return (
-        '<section id="sweep"><h2>Sweep</h2><p class="soft">Median Sharpe ratio over all symbols and all other settings. '
-        f"A peak among weak neighbours is luck; look for wide plateaus.{more}</p>{blocks}</section>"
+        '<section id="sweep"><h2>Sweep</h2><p class="soft">Median Sharpe ratio over all symbols and all other '
+        f"settings. A peak among weak neighbours is luck; look for wide plateaus.{more}</p>{blocks}</section>"
     )
 
 
@@ -210,8 +217,8 @@ def results(of: Subject) -> str:
     shown = min(n, ROWS)
     return (
         f'<section id="results"><h2>Results</h2><p class="soft">{capped}A heading sorts.</p><div class="filter"><label '
-        f'for="filter">Symbol</label><input id="filter" type="search" autocomplete="off"><output class="soft" id="shown" '
-        f'for="filter">{shown} of {shown} rows</output></div><div class="scroll" tabindex="0" role="region" '
+        f'for="filter">Symbol</label><input id="filter" type="search" autocomplete="off"><output class="soft" '
+        f'id="shown" for="filter">{shown} of {shown} rows</output></div><div class="scroll" tabindex="0" role="region" '
         f'aria-label="Results">{figures_table(of.table, extra)}</div></section>'
     )
 

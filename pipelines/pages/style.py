@@ -9,7 +9,8 @@ CSS = """
   --line:#2d3743; --accent:#74b0f2; --warn:#f3c675; --warn-ground:#2a2215; --warn-line:#5d4920; } }
 * { box-sizing:border-box; }
 html { -webkit-text-size-adjust:100%; }
-body { margin:0; background:var(--ground); color:var(--ink); font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif; }
+body { margin:0; background:var(--ground); color:var(--ink); 
+  font:16px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif; }
 .page { max-width:1180px; margin:0 auto; padding:28px 20px 60px; }
 header h1 { font-size:1.7rem; line-height:1.2; margin:0 0 4px; overflow-wrap:anywhere; }
 h2 { font-size:1.2rem; margin:44px 0 4px; scroll-margin-top:12px; overflow-wrap:anywhere; }
@@ -25,7 +26,7 @@ dl.basis dd { margin:0; overflow-wrap:anywhere; }
 .warnings { border:1px solid var(--warn-line); background:var(--warn-ground); border-radius:10px; padding:10px 16px; }
 .warnings h2 { margin:0; font-size:1rem; color:var(--warn); }
 .warnings ul { margin:4px 0 2px; padding-left:20px; overflow-wrap:anywhere; font-size:.93rem; }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(128px,1fr)); gap:10px; margin:14px 0 6px; padding:0; }
+.cards { display:grid; grid-template-columns:repeat(5,1fr); gap:10px; margin:14px 0 6px; padding:0; }
 .cards div { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:10px 12px; }
 .cards dt { color:var(--soft); font-size:.8rem; }
 .cards dd { margin:0; font-size:1.25rem; font-weight:600; font-variant-numeric:tabular-nums; }
@@ -44,6 +45,7 @@ input[type=checkbox] { width:18px; height:18px; accent-color:var(--accent); }
   padding:6px 10px; min-width:0; width:220px; }
 :focus-visible { outline:2px solid var(--accent); outline-offset:2px; }
 .scroll { overflow:auto; max-height:560px; border:1px solid var(--line); border-radius:10px; margin:8px 0; }
+.scroll.whole { max-height:none; }
 table { border-collapse:separate; border-spacing:0; font-size:.85rem; font-variant-numeric:tabular-nums; width:100%; }
 th, td { padding:5px 10px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); }
 tbody tr:last-child > * { border-bottom:0; }
@@ -68,7 +70,8 @@ summary { cursor:pointer; min-height:32px; }
 footer { margin-top:48px; border-top:1px solid var(--line); padding-top:12px; }
 [hidden] { display:none !important; }
 @media (max-width:720px) { .page { padding:18px 14px 40px; } header h1 { font-size:1.35rem; } .two { display:block; }
-  .cards { grid-template-columns:1fr 1fr; } dl.basis { grid-template-columns:1fr; gap:0; } dl.basis dd { margin-bottom:6px; } }
+  .cards { grid-template-columns:1fr 1fr; } dl.basis { grid-template-columns:1fr; gap:0; }
+  dl.basis dd { margin-bottom:6px; } }
 @media print { nav, .filter, .switch { display:none; } .scroll { max-height:none; overflow:visible; } }
 """
 
@@ -89,7 +92,10 @@ SCRIPT = """
       });
     });
   }
-  window.atcTint = tint;
+  (function drawn() {
+    if (window.Bokeh && Bokeh.documents.length) tint();
+    else requestAnimationFrame(drawn);
+  })();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", tint);
 
   var log = document.getElementById("log");
