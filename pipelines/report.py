@@ -15,7 +15,6 @@ from atc_backtest.config import STOPS
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.runs import Run
 
-
 MANY_SETS = 10
 """From here on the best one is expected to look good without any skill."""
 

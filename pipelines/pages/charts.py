@@ -89,8 +89,10 @@ class Charts:
                 _hover(plot, drawn, [("time", "@x{%F %H:%M}"), ("value", f"@y{{{form}}}")], line=True)
 
     def price(self, sampled: Sampled) -> None:
-        """The close over the sides that were held; the signal below."""
-        plot = self._timed("price", 300, "0,0.[0000]")
+        """The close, by its logarithm where it grew tenfold, over the sides that were held; the signal below."""
+        close = sampled.lines["close"].values
+        scale = "log" if close.size and close.max() > 10 * close.min() else "linear"
+        plot = self._timed("price", 300, "0,0.[0000]", y_axis_type=scale)
         source = _buckets(sampled, ("long", "short"))
         for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
             plot.vstrip(x0="left", x1="right", source=source, fill_color=colour, fill_alpha=side, line_width=0)

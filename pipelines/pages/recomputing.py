@@ -124,12 +124,8 @@ class _Taking:
 
     def _count_returns(self, equity: F64) -> None:
         """Of the evaluated bars; an account that is ruined has no more."""
-        counted = equity[~np.isnan(equity)]
-        before = np.concatenate([[self._last], counted[:-1]])
-        alive = before > 0
-        self._histogram.add(counted[alive] / before[alive] - 1)
-        if counted.size:
-            self._last = float(counted[-1])
+        returns, self._last = returns_of(equity[~np.isnan(equity)], self._last)
+        self._histogram.add(returns)
 
     def finish(self, bars_per_year: float) -> Series:
         """What came in, and the figures of the account."""
@@ -148,6 +144,13 @@ class _Taking:
             returns=self._histogram.finish(),
             figures=figures(account, stream.rules[0], bars_per_year),
         )
+
+
+def returns_of(equity: F64, last: float) -> tuple[F64, float]:
+    """Per-bar returns of an account worth `last` before, and what it is worth then; none after a ruin."""
+    values = np.concatenate([[last], equity])
+    alive = values[:-1] > 0
+    return values[1:][alive] / values[:-1][alive] - 1, float(values[-1])
 
 
 def under_water(values: F64, peak: float) -> tuple[F64, float]:

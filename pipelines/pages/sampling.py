@@ -75,7 +75,7 @@ class Sampler:
         for points, column in zip(self._points, values[:n_lines], strict=True):
             kept = extremes(column.reshape(-1, width))
             points.append(Line(ts[kept], column[kept]))
-        self._averages.append(means(values[n_lines:].reshape(values.shape[0] - n_lines, -1, width)))
+        self._averages.append(means(values[n_lines:].reshape(-1, ts.size // width, width)))
 
     def finish(self) -> Sampled:
         """All buckets, the last one perhaps shorter."""

@@ -13,7 +13,7 @@ from atc_backtest.accounts import REASONS, TRADE
 from atc_backtest.pipelines.calendar_returns import Row
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.pages.histogram import Histogram
-from atc_backtest.pipelines.pages.recomputing import KeptTrades, Series, under_water
+from atc_backtest.pipelines.pages.recomputing import KeptTrades, Series, returns_of, under_water
 from atc_backtest.pipelines.pages.sampling import Sampler
 from atc_backtest.pipelines.runs import Run
 
@@ -28,9 +28,8 @@ def saved_series(run: Run, row: dict[str, Any]) -> Series:
             equity = batch["equity"].to_numpy()
             drawdown, peak = under_water(equity, peak)
             sampler.add(batch["ts"].cast(pa.int64()).to_numpy(), np.stack([equity, drawdown]))
-            before = np.concatenate([[last], equity[:-1]])
-            histogram.add(equity[before > 0] / before[before > 0] - 1)
-            last = float(equity[-1]) if equity.size else last
+            returns, last = returns_of(equity, last)
+            histogram.add(returns)
     trades = KeptTrades()
     if "trades" in run.datasets:
         for batch in run.dataset("trades").to_batches(filter=mine):
@@ -48,7 +47,7 @@ def _periods(run: Run, mine: pc.Expression) -> list[Row]:
 
 
 def _records(batch: pa.RecordBatch) -> NDArray[np.void]:
-    """Rows of trades/ as `TRADE`; what an open trade lacks is 0."""
+    """Rows of trades/ as `TRADE`; an open trade ends where it began, its exit is not saved."""
     records = np.zeros(batch.num_rows, TRADE)
     for name in set(TRADE.names or ()) & set(batch.schema.names):
         column = batch[name]
@@ -58,6 +57,7 @@ def _records(batch: pa.RecordBatch) -> NDArray[np.void]:
             records[name] = np.where(np.array(column.to_pylist()) == "long", 1, -1)
         else:
             records[name] = column.fill_null(0).to_numpy(zero_copy_only=False)
+    records["exit_ts"] = np.maximum(records["exit_ts"], records["entry_ts"])
     reasons = {reason: code for code, reason in enumerate(REASONS)}
     records["reason"] = [reasons.get(reason, 0) for reason in batch["exit_reason"].to_pylist()]
     return records

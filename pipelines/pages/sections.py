@@ -177,7 +177,7 @@ def _indicator(of: Subject, drawn: Embedded) -> str:
         '<section id="indicator"><h2>Price, signal and positions</h2>'
         + _legend([("held long", palette.GAIN), ("held short", palette.LOSS)], box=True)
         + _figure(
-            drawn, "price", "Close; shaded where a position is held, paler where only part of a bucket's bars is."
+            drawn, "price", "Close; shaded where a position is held, paler where only in part of a bucket's bars."
         )
         + "<h3>Signal</h3>"
         + _figure(drawn, "signal", f"The final signal; {limits}, where such positions are allowed.")
@@ -201,10 +201,11 @@ def sweep(of: Subject) -> str:
     if not maps:
         return ""
     more = f" {left_out} more pairs of settings are not shown." if left_out else ""
-    blocks = "".join(heat_map(one) for one in maps)
+    blocks = f'<div class="maps">{"".join(heat_map(one) for one in maps)}</div>'
     return (
         '<section id="sweep"><h2>Sweep</h2><p class="soft">Median Sharpe ratio over all symbols and all other '
-        f"settings. A peak among weak neighbours is luck; look for wide plateaus.{more}</p>{blocks}</section>"
+        f"settings. A peak among weak neighbours is luck; look for wide plateaus. "
+        f"Colours are the stronger the further from 0.{more}</p>{blocks}</section>"
     )
 
 

@@ -15,7 +15,7 @@ body { margin:0; background:var(--ground); color:var(--ink);
 header h1 { font-size:1.7rem; line-height:1.2; margin:0 0 4px; overflow-wrap:anywhere; }
 h2 { font-size:1.2rem; margin:44px 0 4px; scroll-margin-top:12px; overflow-wrap:anywhere; }
 h3 { font-size:1rem; margin:26px 0 2px; }
-p { margin:4px 0 10px; max-width:75ch; }
+p { margin:4px 0 10px; max-width:88ch; overflow-wrap:anywhere; }
 .soft, figcaption, .note { color:var(--soft); font-size:.875rem; }
 a { color:var(--accent); }
 nav { display:flex; flex-wrap:wrap; gap:4px 16px; margin:16px 0 0; font-size:.9rem; }
@@ -23,7 +23,8 @@ nav a { padding:4px 0; }
 dl.basis { display:grid; grid-template-columns:max-content 1fr; gap:2px 14px; margin:16px 0; font-size:.9rem; }
 dl.basis dt { color:var(--soft); }
 dl.basis dd { margin:0; overflow-wrap:anywhere; }
-.warnings { border:1px solid var(--warn-line); background:var(--warn-ground); border-radius:10px; padding:10px 16px; }
+.warnings { border:1px solid var(--warn-line); background:var(--warn-ground); border-radius:10px; padding:10px 16px;
+  margin-top:18px; }
 .warnings h2 { margin:0; font-size:1rem; color:var(--warn); }
 .warnings ul { margin:4px 0 2px; padding-left:20px; overflow-wrap:anywhere; font-size:.93rem; }
 .cards { display:grid; grid-template-columns:repeat(5,1fr); gap:10px; margin:14px 0 6px; padding:0; }
@@ -64,6 +65,8 @@ td.loss { background:rgba(var(--loss),calc(var(--s)*.5)); }
 td.total { font-weight:600; }
 .months th, .months td { padding:5px 7px; }
 .map { width:auto; }
+.maps { display:flex; flex-wrap:wrap; gap:4px 20px; align-items:flex-start; }
+.maps .scroll { max-width:100%; }
 pre { overflow:auto; max-height:480px; background:var(--card); border:1px solid var(--line); border-radius:10px;
   padding:12px; font-size:.78rem; line-height:1.45; }
 summary { cursor:pointer; min-height:32px; }

@@ -86,12 +86,13 @@ def months_table(years: Sequence[Year]) -> str:
     )
 
 
-def _heat(value: float | None, full: float, how: str, title: str = "") -> str:
-    """A cell whose colour is laid over the ground: green above 0, red below, the stronger the larger."""
+def _heat(value: float | None, full: float, how: str, title: str = "", least: float = 0.0) -> str:
+    """A cell whose colour is laid over the ground: green above 0, red below; none at a size of `least`, all `full`
+    beyond it."""
     if value is None:
         return '<td class="none"></td>'
     side = "gain" if value > 0 else "loss" if value < 0 else "none"
-    strength = round(min(1.0, abs(value) / full), 3)
+    strength = round(min(1.0, (abs(value) - least) / full), 3)
     about = f' title="{escape(title, quote=True)}"' if title else ""
     return f'<td class="heat {side}" style="--s:{strength}"{about}>{said(value, how)}</td>'
 
@@ -100,13 +101,15 @@ def heat_map(found: HeatMap) -> str:
     """Medians of the Sharpe ratio, a table with one setting across and one down."""
     x, y = found.x, found.y
     values = [value for line in found.medians for value in line if value is not None]
-    full = max((abs(value) for value in values), default=1e-9) or 1e-9
+    sizes = [abs(value) for value in values] or [0.0]
+    least = min(sizes) if min(values, default=0.0) * max(values, default=0.0) > 0 else 0.0
+    full = max(max(sizes) - least, 1e-9)
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for label in x.labels)
     corner = escape(x.name) if y is None else f"{escape(y.name)} ↓ {escape(x.name)} →"
     lines = []
     for at, label in enumerate(y.labels if y else ("median",)):
         cells = "".join(
-            _heat(value, full, "{:.2f}", f"{count} results")
+            _heat(value, full, "{:.2f}", f"{count} results", 0.9 * least)
             for value, count in zip(found.medians[at], found.counts[at], strict=True)
         )
         lines.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
