@@ -62,6 +62,8 @@ DOORS = {
     "distributed": ("atc_backtest.pipelines.executors",),
     "cupy": ("atc_backtest.kernels.cuda",),
     "typer": ("atc_backtest.cli",),
+    "bokeh": ("atc_backtest.pipelines.executors", "atc_backtest.pipelines.pages.charts"),
+    "matplotlib": ("atc_backtest.pipelines.pages.pictures",),
     "rich": ("atc_backtest.display.terminal",),
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),

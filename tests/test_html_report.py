@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from hypothesis import strategies as st
 from prices import tick_walk
 from typer.testing import CliRunner
 
+from atc_backtest.accounts import TRADE
 from atc_backtest.cli import app
 from atc_backtest.config import AtcConfig, ExecutionConfig, RunConfig
+from atc_backtest.display.sparklines import BLOCKS, sparkline
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.calendar_returns import by_period
 from atc_backtest.pipelines.pages import palette
+from atc_backtest.pipelines.pages.curves import equity_curves
 from atc_backtest.pipelines.pages.heatmaps import STEPS, axis_of, heat_maps
 from atc_backtest.pipelines.pages.histogram import SHOWN, Histogram
 from atc_backtest.pipelines.pages.monthly import years_of
@@ -31,7 +35,7 @@ from atc_backtest.pipelines.pages.page import page
 from atc_backtest.pipelines.pages.recomputing import EXTREME_TRADES, TRADES, KeptTrades, recompute
 from atc_backtest.pipelines.pages.sampling import BUCKETS, Sampler
 from atc_backtest.pipelines.pages.subject import subject_of
-from atc_backtest.pipelines.report import warnings
+from atc_backtest.pipelines.report import Selection, report_table, warnings
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.stores.zarr_store import create_store
 
@@ -54,6 +58,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     fields = {"open": close, "high": close * 1.01, "low": close * 0.99, "close": close}
     store.append(hours(0, N_BARS), [HOSTILE, "GAPS", "SHORT"], fields)
     return backtest(path, path.parent / "run", SETS, Options(save=("equity", "trades", "signals", "periods")))
+
+
+@pytest.fixture(scope="module")
+def text(run: Run) -> str:
+    """The page of the name that would be a script."""
+    return page(subject_of(run, HOSTILE))
 
 
 class Reader(HTMLParser):
@@ -141,8 +151,6 @@ def test_a_histogram_counts_every_return_once_in_any_pieces(values: list[float],
 
 
 def test_many_trades_are_thinned_out_but_the_largest_stay(run: Run) -> None:
-    from atc_backtest.accounts import TRADE
-
     n = 3 * TRADES
     trades = np.zeros(n, TRADE)
     trades["trade_id"] = np.arange(n)
@@ -210,16 +218,15 @@ def test_the_page_says_the_runs_numbers(run: Run) -> None:
     assert months[1][-2] == f"{years_of(subject.series.periods)[-1].total:+.1%}"
 
 
-def test_every_warning_is_on_the_page(run: Run) -> None:
-    text = page(subject_of(run))
+def test_every_warning_is_on_the_page(run: Run, text: str) -> None:
     found = warnings(run, run.table())
     assert any("sets were tried" in line for line in found)
     assert any("less than a year" in line for line in found)
     assert all(line in text for line in found)
 
 
-def test_nothing_leads_out_of_the_page(run: Run) -> None:
-    reader = Reader(page(subject_of(run, HOSTILE)))
+def test_nothing_leads_out_of_the_page(text: str) -> None:
+    reader = Reader(text)
     policy = [attrs["content"] for tag, attrs in reader.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy
     assert "default-src 'none'" in str(policy[0])
@@ -231,8 +238,7 @@ def test_nothing_leads_out_of_the_page(run: Run) -> None:
         assert not re.search(r"url\(|@import", attrs.get("style") or "")
 
 
-def test_hostile_names_are_text(run: Run) -> None:
-    text = page(subject_of(run, HOSTILE))
+def test_hostile_names_are_text(text: str) -> None:
     reader = Reader(text)
     assert "<script>alert" not in text
     assert "$\\frac" not in "".join(re.findall(r"<script>.*?</script>", text, re.DOTALL))
@@ -319,13 +325,61 @@ def test_files_after_the_options_may_be_left_out(run: Run) -> None:
     assert CliRunner().invoke(app, ["report", str(run.path), "--csv", "--html"]).exit_code == 2
 
 
+def test_a_symbol_without_an_evaluated_bar_has_a_page(run: Run, tmp_path: Path) -> None:
+    words = [
+        "report",
+        str(run.path),
+        "--html",
+        str(tmp_path / "page.html"),
+        "--png",
+        str(tmp_path),
+        "--symbol",
+        "SHORT",
+    ]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    assert "no evaluated bar" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("library", "option"), [("bokeh", "--html"), ("matplotlib", "--png")])
+def test_without_the_library_the_command_says_what_brings_it(run: Run, library: str, option: str) -> None:
+    program = (
+        f"import sys; sys.modules[{library!r}] = None; from atc_backtest.cli import app; "
+        f"app(['report', {str(run.path)!r}, {option!r}])"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert found.returncode == 3
+    assert "pip install 'atc-backtest[report]'" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_sparkline_is_as_high_as_its_values() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == BLOCKS
+    assert sparkline([1.0, 10.0, 100.0], 3, logarithmic=True) == "▁▅█"
+    assert sparkline([0, 9, 1, 9, 2, 9], 3) == "▁▁▁"
+    assert sparkline([0.0, -1.0, 5.0], 9, logarithmic=True) == "▁▁▁"
+    assert sparkline([], 9) == ""
+
+
+def test_the_table_has_sparklines_where_periods_were_saved(run: Run) -> None:
+    table = report_table(run, Selection(limit=5))
+    curves = equity_curves(run, table)
+    for (symbol, param_id), curve in curves.items():
+        periods = run.table("periods").to_pandas()
+        mine = periods[(periods.symbol == symbol) & (periods.param_id == param_id)]
+        assert curve == mine.end_equity.tolist()
+    found = CliRunner().invoke(app, ["report", str(run.path), "--limit", "5"])
+    best = next(iter(curves.values()))
+    assert sparkline(best, 16, logarithmic=True) in found.output
+
+
 @pytest.mark.slow
-def test_a_browser_draws_it_without_an_error(run: Run, tmp_path: Path) -> None:
+def test_a_browser_draws_it_without_an_error(text: str, tmp_path: Path) -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no chromium here")
     target = tmp_path / "page.html"
-    target.write_text(page(subject_of(run, HOSTILE)), encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=15000", "--enable-logging=stderr"]
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     words = [chromium, *flags, profile, "--dump-dom", target.as_uri()]

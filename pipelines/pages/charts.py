@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 TOOLS = "pan,xwheel_zoom,xbox_zoom,reset,save"
-PERCENT, MONEY, RATIO = "0.[0]%", "0,0.[00]", "0.00"
+PERCENT, MONEY, RATIO = "0.[0]%", "0,0.[000000]", "0.00"
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,13 @@ TRADE_TIPS = [
 
 def _returns(found: Distribution) -> Any:
     plot = _plot(260)
-    middle = (found.edges[:-1] + found.edges[1:]) / 2
+    side = np.sign(np.arange(found.counts.size) - found.counts.size // 2)
     source = ColumnDataSource(
         {
             "left": found.edges[:-1],
             "right": found.edges[1:],
             "count": found.counts,
-            "colour": np.where(middle < 0, palette.LOSS, palette.GAIN),
+            "colour": np.select([side < 0, side > 0], [palette.LOSS, palette.GAIN], palette.HOLD),
         }
     )
     drawn = plot.quad(

@@ -75,7 +75,9 @@ def subject(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
         f" {escape(name)} = {escape(str(of.row[name]))};" for name in of.run.manifest["varying"][:VARYING_SHOWN]
     )
     chosen = "name" if of.named else "the highest Sharpe ratio"
-    span = f"{str(of.row['start_ts'])[:10]} to {str(of.row['end_ts'])[:10]}, {of.row['n_bars']:,} bars"
+    span = "no evaluated bar"
+    if of.row["n_bars"]:
+        span = f"{str(of.row['start_ts'])[:10]} to {str(of.row['end_ts'])[:10]}, {of.row['n_bars']:,} bars"
     return (
         f'<section id="subject"><h2>{escape(of.symbol)}</h2>'
         f'<p class="soft">{where}{settings} {span}. Chosen by {chosen}.</p>'
