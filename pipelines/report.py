@@ -15,6 +15,12 @@ from atc_backtest.config import STOPS
 from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.runs import Run
 
+MANY_SETS = 10
+"""From here on the best one is expected to look good without any skill."""
+
+SHORT_YEARS = 1.0
+"""Evaluated bars that do not make so many years are a short sample."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -51,14 +57,21 @@ def warnings(run: Run, table: pa.Table) -> list[str]:
         execution["fee_bps"] == 0 and execution["slippage_bps"] == 0 for execution in executions
     ):
         found.append("no costs: fee_bps and slippage_bps are 0, so these figures are an upper bound")
+    if len(run.sets) >= MANY_SETS:
+        found.append(
+            f"{len(run.sets):,} sets were tried: the best of many is high by luck alone; trust medians, not it"
+        )
     left = len(run.partitions) - len(run.done)
     if left:
         found.append(f"{run.state}: {left} of {len(run.partitions)} partitions are missing; continue with --resume")
     for failure in run.set_aside:
         symbols = f"{failure.symbols[0]} .. {failure.symbols[-1]}, sets {failure.sets[0]}-{failure.sets[1] - 1}"
         found.append(f"set aside: partition {failure.partition} ({symbols}): {failure.error}")
+    a_year = pa.array([one["bars_per_year"] for one in run.manifest["sets"]], pa.float64()).take(table["param_id"])
+    short = pc.less(table["n_bars"].cast(pa.float64()), pc.multiply(a_year, SHORT_YEARS))
     for column, what in (
         (pc.equal(table["n_bars"], 0), "no evaluated bar: shorter than the warm-up, or before eval_start"),
+        (pc.and_(short, pc.greater(table["n_bars"], 0)), "less than a year of bars: figures a year are extrapolated"),
         (table["ruined"], "ruined: the account lost everything and stopped"),
         (pc.greater(table["ambiguous_bars"], 0), "stop and target within one bar: setting intrabar chose the first"),
         (pc.less(pc.fill_null(table["trades"], 0), 30), "fewer than 30 closed trades: trade statistics mean little"),

@@ -35,8 +35,9 @@ SOURCE_FIELDS = {
 """What is averaged -> the fields it is the mean of, added in this order."""
 
 EXPOSURE = "exposure"
+LAYERS = "layers"
 
-BY_ROW = frozenset({*SERIES, EXPOSURE}) - {PERIODS}
+BY_ROW = frozenset({*SERIES, EXPOSURE, LAYERS}) - {PERIODS}
 """Series of one symbol's bars or trades: its block is taken before the next one's is computed."""
 
 
@@ -59,7 +60,8 @@ Sink = Callable[[slice, int, Advanced], None]
 class Stream:
     """A partition's carried state: kernels, accounts, and the arrays that are filled again and again.
 
-    `wants`: what the sink takes of each symbol's block, by the names in `SERIES`, or `EXPOSURE`.
+    `wants`: what the sink takes of each symbol's block, by the names in `SERIES`, or `EXPOSURE`, or
+    `LAYERS`: then `layers` holds, by set, layer-1 signals and layer-2 equities of the block, [symbols, 6, bars].
     """
 
     def __init__(self, job: Job, partition: Partition, store: Store, wants: Collection[str]) -> None:
@@ -81,6 +83,7 @@ class Stream:
             for rules, run in zip(self.rules, self.sets, strict=True)
         ]
         self.room = Room.of(job.plan.block_bars, "trades" in wants, EXPOSURE in wants, PERIODS in wants)
+        self.layers: dict[int, tuple[F64, F64]] = {}
         self.periods = [new_periods(len(self.symbols)) for _ in self.rules]
 
     def _group(self, source: str) -> _Group:
@@ -97,6 +100,8 @@ class Stream:
         for group in self._groups:
             outputs = self._outputs(group, block["close"].shape)
             self._kernel.advance(group.state, self._prices(group.source, ts, block), outputs)
+            if outputs.layer1 is not None and outputs.equity2 is not None:
+                self.layers |= {i: (outputs.layer1[at], outputs.equity2[at]) for i, at in group.which.items()}
             signals |= {i: (_signal(outputs), at) for i, at in group.which.items()}
         given = {name: block[name] for name in ("close", "open", "high", "low") if name in block}
         starts = period_starts(ts, self._job.period) if PERIODS in self._wants else NO_PERIODS.starts
@@ -122,7 +127,8 @@ class Stream:
         expected = (len(group.configs), *shape)
         if group.source not in self._filled or _signal(self._filled[group.source]).shape != expected:
             self._filled.pop(group.source, None)
-            self._filled[group.source] = Outputs.allocate(["signal"], *expected)
+            names = ["signal", "layer1", "equity2"] if LAYERS in self._wants else ["signal"]
+            self._filled[group.source] = Outputs.allocate(names, *expected)
         return self._filled[group.source]
 
     def _rows(self, starts: I64) -> list[slice]:

@@ -108,7 +108,11 @@ def test_a_run_with_a_place_stays_and_its_prices_beside_it(tmp_path: Path) -> No
     out = tmp_path / "first"
     hash_ = atc.backtest(WIDE, COSTS, out=out).hash
     gc.collect()
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["first", "first.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        "first",
+        "first.zarr",
+        "first.zarr.trials",
+    ]
     assert atc.open_run(out).hash == hash_
     with pytest.raises(atc.StoreError, match="--overwrite"):
         atc.backtest(WIDE, COSTS, out=out)

@@ -67,11 +67,12 @@ DOORS = {
     "cupy": ("atc_backtest.kernels.cuda",),
     "typer": ("atc_backtest.cli",),
     "optuna": ("atc_backtest.pipelines.search",),
+    "bokeh": ("atc_backtest.pipelines.connecting", "atc_backtest.pipelines.pages.charts"),
     "rich": ("atc_backtest.display.terminal",),
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),
     "ccxt": ("atc_backtest.stores.fetch.exchange",),
-    "matplotlib": ("atc_backtest.api.plotting", "atc_backtest.api.results"),
+    "matplotlib": ("atc_backtest.api", "atc_backtest.pipelines.pages.pictures"),
     "pandas": ("atc_backtest.api.results",),
 }
 """The only modules, or packages of them, that import a library."""

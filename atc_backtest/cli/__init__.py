@@ -16,7 +16,7 @@ from atc_backtest import __version__
 from atc_backtest.cli import portfolio, prices, running, sweeping
 from atc_backtest.cli.guard import guarded
 from atc_backtest.cli.guarding import check_app, guard_app
-from atc_backtest.cli.options import Json
+from atc_backtest.cli.options import Json, ValuesLeftOut
 from atc_backtest.cli.store import store_app
 
 COLLECT_AFTER = 50_000
@@ -36,7 +36,7 @@ for commands in (
     (portfolio.returns, portfolio.portfolio),
 ):
     for command in commands:
-        app.command()(command)
+        app.command(cls=ValuesLeftOut if command is running.report else None)(command)
 app.add_typer(store_app, name="store")
 app.add_typer(guard_app, name="guard")
 app.add_typer(check_app, name="check")

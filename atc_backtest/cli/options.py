@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from atc_backtest.pipelines.backtest import Options
@@ -52,6 +53,21 @@ Retries = Annotated[int, typer.Option(help="Further tries at a partition whose e
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run if it exists.")]
 ShowPlan = Annotated[bool, typer.Option("--plan", help="Print how the run would be cut and leave.")]
+
+
+MAY_STAND_ALONE = ("--html", "--png")
+"""Options whose value may be left out: it is empty then, and the command takes its default."""
+
+
+class ValuesLeftOut(TyperCommand):
+    """A command with options that `MAY_STAND_ALONE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Where such an option is the last word, or another option follows, give it an empty value."""
+        whole: list[str] = []
+        for word, after in zip(args, [*args[1:], "-"], strict=True):
+            whole.append(f"{word}=" if word in MAY_STAND_ALONE and after.startswith("-") else word)
+        return super().parse_args(ctx, whole)
 
 
 def pairs(option: str, texts: list[str]) -> dict[str, str]:

@@ -49,6 +49,7 @@ from atc_backtest.cli.options import (
 if TYPE_CHECKING:
     from atc_backtest.config import RunConfig
     from atc_backtest.pipelines.backtest import Options
+    from atc_backtest.pipelines.runs import Run
 
 
 @guarded
@@ -162,15 +163,29 @@ def report(
     limit: Annotated[int | None, typer.Option(help="Rows to print. Default: 40 in a table, else all.")] = None,
     as_json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print all columns as CSV.")] = False,
+    html: Annotated[
+        str | None, typer.Option(help="Write one page that opens offline. Default: RUN/report.html.", metavar="[FILE]")
+    ] = None,
+    png: Annotated[
+        str | None, typer.Option(help="Write its charts as pictures. Default: RUN/pictures.", metavar="[FOLDER]")
+    ] = None,
+    symbol: Annotated[str | None, typer.Option(help="Of page and pictures. Default: the best by Sharpe.")] = None,
+    param_id: Annotated[int | None, typer.Option(help="Set of page and pictures. Default: the best by Sharpe.")] = None,
 ) -> None:
-    """Print a run's figures: a sorted table, or every column as JSON or CSV."""
-    if as_json and csv:
-        raise typer.BadParameter("give one of --json and --csv")
+    """Print a run's figures: a sorted table, or every column as JSON or CSV; or draw them, as a page or pictures."""
+    drawn = html is not None or png is not None
+    if as_json + csv > 1 or (csv and drawn):
+        raise typer.BadParameter("give one of --json, --csv, and --html or --png")
+    if not drawn and (symbol is not None or param_id is not None):
+        raise typer.BadParameter("--symbol and --param-id say what --html and --png draw: give one of these")
     from atc_backtest.display import runs, terminal
     from atc_backtest.pipelines import report as reporting
     from atc_backtest.pipelines.runs import open_run
 
     opened = open_run(run)
+    if drawn:
+        _draw(opened, html, png, symbol, param_id, as_json)
+        return
     if limit is None and not (as_json or csv):
         limit = 40
     table = reporting.report_table(opened, reporting.Selection(sort, ascending, limit))
@@ -180,6 +195,25 @@ def report(
         print(reporting.to_csv(table), end="")
     else:
         runs.show_report(opened, table, sort)
+
+
+def _draw(run: Run, html: str | None, png: str | None, symbol: str | None, param_id: int | None, as_json: bool) -> None:
+    """The page and the pictures that were asked for; empty names take the defaults."""
+    from atc_backtest.display import pages, terminal
+    from atc_backtest.pipelines.pages.subject import subject_of
+
+    written: list[Path] = []
+    if html is not None:
+        from atc_backtest.pipelines.pages import page
+    if png is not None:
+        from atc_backtest.pipelines.pages import pictures
+    with terminal.counting_progress("reading", "bars") as show:
+        subject = subject_of(run, symbol, param_id, show)
+    if html is not None:
+        written.append(page.write_page(subject, Path(html or run.path / "report.html")))
+    if png is not None:
+        written += pictures.write_pictures(subject, Path(png or run.path / "pictures"))
+    pages.show_pages(subject, written, as_json)
 
 
 @guarded

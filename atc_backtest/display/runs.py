@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atc_backtest.display.sparklines import sparkline
 from atc_backtest.display.terminal import ShownRun, Side, count, print_json, print_table, width
 
 if TYPE_CHECKING:
@@ -173,6 +174,12 @@ REPORT_COLUMNS = {
 NARROW = ("symbol", "total_return", "cagr", "sharpe", "max_drawdown", "trades", "profit_factor", "buy_hold_return")
 """Of those, what fits into 80 columns."""
 
+SPARK = 16
+"""Characters of a sparkline in the table."""
+
+SPARKED = 100
+"""Rows of a table that may have one."""
+
 
 def show_report(run: Run, table: pa.Table, sort: str) -> None:
     """The sorted table, what it rests on, the warnings, and where the report is."""
@@ -192,6 +199,10 @@ def show_report(run: Run, table: pa.Table, sort: str) -> None:
         [_cell(record[name], how) for name, (_, how) in shown.items()]
         for record in table.select(list(shown)).to_pylist()
     ]
+    lines = _sparklines(run, table)
+    if lines:
+        columns["equity"] = "left"
+        rows = [[*row, line] for row, line in zip(rows, lines, strict=True)]
     print_table(columns, rows, f"{run.path.name}, by {sort}", wrap=False)
     if table.num_rows < everything.num_rows:
         print(f"... {everything.num_rows - table.num_rows} more rows: --limit {everything.num_rows}")
@@ -201,6 +212,16 @@ def show_report(run: Run, table: pa.Table, sort: str) -> None:
     for warning in warnings(run, everything):
         print(f"warning   {warning}")
     print(f"report    {run.path / 'metrics'}")
+
+
+def _sparklines(run: Run, table: pa.Table) -> list[str]:
+    """Equity of each row by the run's periods, by its logarithm; none where they were not saved or do not fit."""
+    from atc_backtest.pipelines.pages.curves import equity_curves
+
+    if not SPARKED >= table.num_rows > 0 or width() < 100:
+        return []
+    curves = equity_curves(run, table)
+    return [sparkline(curve, SPARK, logarithmic=True) for curve in curves.values()]
 
 
 def _cell(value: Any, how: str) -> str:

@@ -1,0 +1,63 @@
+"""What a run holds of one symbol and set where its prices are gone: figures, and what was named by --save."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from atc_backtest.accounts import REASONS, TRADE
+from atc_backtest.pipelines.calendar_returns import Row
+from atc_backtest.pipelines.job import PERIODS
+from atc_backtest.pipelines.pages.histogram import Histogram
+from atc_backtest.pipelines.pages.recomputing import KeptTrades, Series, returns_of, under_water
+from atc_backtest.pipelines.pages.sampling import Sampler
+from atc_backtest.pipelines.runs import Run
+
+
+def saved_series(run: Run, row: dict[str, Any]) -> Series:
+    """Equity, drawdown and returns, trades, periods: each where it was saved, else empty. `row`: of metrics/."""
+    mine = (pc.field("symbol") == row["symbol"]) & (pc.field("param_id") == row["param_id"])
+    start = run.sets[row["param_id"]].execution.start_equity
+    sampler, histogram, last, peak = Sampler(row["n_bars"], ("equity", "drawdown"), ()), Histogram(), start, start
+    if "equity" in run.datasets:
+        for batch in run.dataset("equity").to_batches(filter=mine, columns=["ts", "equity"]):
+            equity = batch["equity"].to_numpy()
+            drawdown, peak = under_water(equity, peak)
+            sampler.add(batch["ts"].cast(pa.int64()).to_numpy(), np.stack([equity, drawdown]))
+            returns, last = returns_of(equity, last)
+            histogram.add(returns)
+    trades = KeptTrades()
+    if "trades" in run.datasets:
+        for batch in run.dataset("trades").to_batches(filter=mine):
+            trades.add(_records(batch))
+    return Series(sampler.finish(), _periods(run, mine), trades.kept(), trades.n, trades.step, histogram.finish(), row)
+
+
+def _periods(run: Run, mine: pc.Expression) -> list[Row]:
+    if PERIODS not in run.datasets:
+        return []
+    table = run.dataset(PERIODS).to_table(filter=mine).sort_by("period_ts")
+    at = table.column_names.index("period_ts")
+    rows: list[Row] = table.set_column(at, "period_ts", table["period_ts"].cast(pa.int64())).to_pylist()
+    return rows
+
+
+def _records(batch: pa.RecordBatch) -> NDArray[np.void]:
+    """Rows of trades/ as `TRADE`; an open trade ends where it began, its exit is not saved."""
+    records = np.zeros(batch.num_rows, TRADE)
+    for name in set(TRADE.names or ()) & set(batch.schema.names):
+        column = batch[name]
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())
+        if name == "side":
+            records[name] = np.where(np.array(column.to_pylist()) == "long", 1, -1)
+        else:
+            records[name] = column.fill_null(0).to_numpy(zero_copy_only=False)
+    records["exit_ts"] = np.maximum(records["exit_ts"], records["entry_ts"])
+    reasons = {reason: code for code, reason in enumerate(REASONS)}
+    records["reason"] = [reasons.get(reason, 0) for reason in batch["exit_reason"].to_pylist()]
+    return records
