@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Side = Literal["left", "right"]
 
-WIDE = 200
+WIDE = 1000
 """Columns assumed where the output is no terminal, so that tables in files and logs are whole."""
 
 
