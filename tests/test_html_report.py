@@ -361,7 +361,8 @@ def test_a_sparkline_is_as_high_as_its_values() -> None:
     assert sparkline([], 9) == ""
 
 
-def test_the_table_has_sparklines_where_periods_were_saved(run: Run) -> None:
+def test_the_table_has_sparklines_where_periods_were_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atc_backtest.display.terminal.WIDE", 300)
     table = report_table(run, Selection(limit=5))
     curves = equity_curves(run, table)
     for (symbol, param_id), curve in curves.items():
