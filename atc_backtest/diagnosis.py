@@ -43,6 +43,9 @@ def diagnose() -> list[Finding]:
     findings.append(_extra("fetch", "aiohttp", "downloads of archive files"))
     findings.append(_extra("ccxt", "ccxt", "recent bars of exchanges"))
     findings.append(_extra("dashboard", "bokeh", "the Dask dashboard"))
+    findings.append(_extra("report", "matplotlib", "pages and pictures of a report"))
+    findings.append(_extra("pandas", "pandas", "pandas results from Python"))
+    findings.append(_extra("optuna", "optuna", "sweep --search optuna"))
     findings.append(_extra("gpu", "cupy", "CuPy, for --kernel cuda"))
     return findings
 
