@@ -14,6 +14,7 @@ from atc_backtest.errors import ConfigError
 from atc_backtest.metrics import relative_figures
 from atc_backtest.periods import PERIODS as UNITS
 from atc_backtest.periods import check_period, period_starts
+from atc_backtest.pipelines.benchmark import against
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.parts import TS
 from atc_backtest.pipelines.runs import Run
@@ -21,13 +22,16 @@ from atc_backtest.pipelines.runs import Run
 Row = dict[str, Any]
 
 
-def by_period(run: Run, symbol: str, param_id: int = 0, by: str | None = None, rolling: int = 1) -> pa.Table:
+def by_period(
+    run: Run, symbol: str, param_id: int = 0, by: str | None = None, rolling: int = 1, benchmark: str | None = None
+) -> pa.Table:
     """A row a period that holds evaluated bars, in order of time.
 
     period_ts; n_bars; total_return and hold_return of the account and of buy-and-hold; volatility and sharpe, a year;
     exposure, trades, fees_paid; beta, alpha, correlation, tracking_error, information_ratio against buy-and-hold.
     `by`: a period as long as the one that the run saved, or longer. `rolling`: figures over so many periods up to
-    each one, null for the first ones. Undefined is null. `ConfigError` for what the run does not have.
+    each one, null for the first ones. `benchmark`: a symbol that is held instead of this one, see `benchmark.against`.
+    Undefined is null. `ConfigError` for what the run does not have.
     """
     saved = run.manifest["period"]
     by = check_period(by or saved)
@@ -43,6 +47,8 @@ def by_period(run: Run, symbol: str, param_id: int = 0, by: str | None = None, r
         raise ConfigError(f"{symbol}, set {param_id}: no evaluated bar in {run.path}. Is it a symbol of the run?")
     ts = table["period_ts"].cast(pa.int64())
     rows = table.set_column(table.column_names.index("period_ts"), "period_ts", ts).to_pylist()
+    if benchmark is not None:
+        against(run, symbol, param_id, benchmark, rows)
     config = run.sets[param_id]
     bars = run.manifest["sets"][param_id]["bars_per_year"]
     starts = period_starts(ts.to_numpy(), by)

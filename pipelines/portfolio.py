@@ -36,13 +36,13 @@ from atc_backtest.kernels.protocol import warmup_bars
 from atc_backtest.metrics import figures, relative_figures
 from atc_backtest.pipelines.accounting import compiled_sums
 from atc_backtest.pipelines.backtest import Options
+from atc_backtest.pipelines.benchmark import carried_closes
 from atc_backtest.pipelines.commits import write_json
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.parts import TS
 from atc_backtest.pipelines.runs import Run, job_of
 from atc_backtest.pipelines.summing import summed
 from atc_backtest.pipelines.weighing import Weights, symbols_of, weigh
-from atc_backtest.stores.base import Store
 from atc_backtest.stores.opening import open_store
 from atc_backtest.weights import Weighting
 
@@ -146,7 +146,7 @@ def _figured(
     if benchmark is None:
         market = _chained(relative[3], interval, free) * rules.start_equity
     else:
-        close = _closes(store, benchmark)[bars]
+        close = carried_closes(store, benchmark)[bars]
         market = close / close[0] * rules.start_equity
     worth = np.where(relative[0] > 0, relative[0], np.nan)
     series = pa.table(
@@ -172,18 +172,6 @@ def _chained(relative: F64, interval: I64, costs: F64) -> F64:
         values[start:stop] = worth * relative[start:stop]
         worth = float(values[stop - 1])
     return values
-
-
-def _closes(store: Store, symbol: str) -> F64:
-    """A symbol's closes on the whole axis, carried over missing bars; its first one before that."""
-    row = next(at for at, one in enumerate(store.info.symbols) if one.name == symbol)
-    step = store.info.chunk[1]
-    n = store.info.n_bars
-    close = np.concatenate(
-        [store.read("close", (row, row + 1), (at, min(at + step, n)))[0] for at in range(0, n, step)]
-    )
-    place = np.maximum.accumulate(np.where(np.isnan(close), -1, np.arange(n)))
-    return close[np.maximum(place, int(np.argmax(~np.isnan(close))))]
 
 
 PORTFOLIO_FIGURES = (

@@ -242,6 +242,27 @@ def test_returns_by_period(run: Run) -> None:
         by_period(run, "NOPE")
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_returns_against_another_symbol(run: Run, tmp_path: Path, saved: bool) -> None:
+    store = open_store(run.manifest["store"]["path"])
+    mine = run
+    if not saved:  # the equity is computed again
+        mine = backtest(store.info.path, tmp_path / "bare", list(run.sets), Options(save=("periods",)))
+    equity = run.table("equity").to_pandas()
+    own = equity[(equity.symbol == "S001") & (equity.param_id == 0)].set_index("ts").equity
+    close = pd.Series(store.read("close", (3, 4), (0, N_BARS))[0], pd.DatetimeIndex(store.ts(0, N_BARS), tz="UTC"))
+    held = close.ffill().bfill().loc[own.index]
+    r, b = own / own.shift(fill_value=10_000.0) - 1, held / held.shift(fill_value=held.iloc[0]) - 1
+    table = by_period(mine, "S001", 0, "quarter", benchmark="S003").to_pandas()
+    for at, (_, both) in enumerate(pd.DataFrame({"r": r, "b": b}).groupby(own.index.tz_localize(None).to_period("Q"))):
+        assert table.beta[at] == pytest.approx(both.cov().loc["r", "b"] / both.b.var(), rel=1e-9)
+        assert table.hold_return[at] == pytest.approx((1 + both.b).prod() - 1, rel=1e-9)
+        active = (both.r - both.b).mean() / (both.r - both.b).std() * np.sqrt(8766)
+        assert table.information_ratio[at] == pytest.approx(active, rel=1e-6)
+    with pytest.raises(ConfigError, match="no bars of that symbol"):
+        by_period(mine, "S001", benchmark="S004")
+
+
 def test_commands(run: Run) -> None:
     def said(*words: str) -> str:
         result = CliRunner().invoke(app, list(words))

@@ -21,6 +21,7 @@ def returns(
         str | None, typer.Option(help="day, week, month, quarter or year; what the run saved, or longer.")
     ] = None,
     rolling: Annotated[int, typer.Option(help="Figures over so many periods up to each one.")] = 1,
+    benchmark: Annotated[str | None, typer.Option(help="A symbol to hold instead of this one.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print a symbol's returns by calendar period, beside buy-and-hold's. The run needs --save periods."""
@@ -28,7 +29,7 @@ def returns(
     from atc_backtest.pipelines import calendar_returns
     from atc_backtest.pipelines.runs import open_run
 
-    table = calendar_returns.by_period(open_run(run), symbol, param_id, by, rolling)
+    table = calendar_returns.by_period(open_run(run), symbol, param_id, by, rolling, benchmark)
     portfolios.show_returns(symbol, table, as_json)
 
 
