@@ -125,6 +125,8 @@ class _ClusterPool:
         self._live = live
         self._pending: dict[Any, frozenset[str] | None] = {}
         """Futures -> the workers they may run on, None: all."""
+        self._ended: dict[str, Ended] = {}
+        """What came of items that ended well: fetched once, for the worker that holds it may die."""
         self._unfit: dict[str, str] = {}
         """Address of a worker that is given nothing more -> why."""
         self._known: tuple[float, int] | None = None
@@ -215,8 +217,14 @@ class _ClusterPool:
     def _failure(self, future: Any) -> tuple[BaseException, str] | None:
         _, distributed = import_dask()
         if future.status == "finished":
-            found = future.result()
-            return (self._ban(found), "") if isinstance(found, Unfit) else None
+            try:
+                found = future.result()
+            except (OSError, distributed.scheduler.KilledWorker, distributed.client.CancelledError) as lost:
+                return WorkerLostError(f"the worker process died before it told what came of this ({lost})"), ""
+            if isinstance(found, Unfit):
+                return self._ban(found), ""
+            self._ended[future.key] = found
+            return None
         if future.status != "error":
             return WorkerLostError(f"the scheduler dropped the task ({future.status})"), ""
         error = future.exception()
@@ -236,7 +244,7 @@ class _ClusterPool:
         return " ".join(list(self._unfit.values())[:NAMED])
 
     def result(self, future: Any) -> Any:
-        found: Ended = future.result()
+        found = self._ended.pop(future.key)
         self._live.ended(future.key, found.bars)
         future.release()
         return found.result
