@@ -37,12 +37,12 @@ from atc_backtest.pipelines.runs import (
     JobPlace,
     Run,
     check_place,
+    check_resumes,
     create_run,
     discard_unfinished,
     job_at,
     open_run,
     remove_leftovers,
-    resume_job,
     writing,
 )
 from atc_backtest.pipelines.stream import SOURCE_FIELDS, needed_fields
@@ -125,6 +125,7 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
     chosen = _chosen(info, options.symbols)
     save = check_saves(options.save)
     kernel = get_kernel(options.kernel).name
+    begun = open_run(out) if options.resume else None
     job = Job(
         store=absolute(store),
         run=out.resolve(),
@@ -138,22 +139,23 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         kernel=kernel,
         save=save,
         period=check_period(options.period),
-        plan=_plan(_shape(info, chosen, sets, save, kernel), out if options.resume else None, options),
+        plan=_plan(_shape(info, chosen, sets, save, kernel), begun, options),
         costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
-    return resume_job(job) if options.resume else job
+    if begun is not None:
+        check_resumes(job, begun)
+    return job
 
 
-def _plan(shape: Shape, begun: Path | None, options: Options) -> Plan:
+def _plan(shape: Shape, begun: Run | None, options: Options) -> Plan:
     """How the run is cut: anew, or as the one that has `begun` was."""
     n_workers = options.workers or options.threads or os.cpu_count() or 1
     clustered = options.workers is not None or options.scheduler is not None
     if begun is None:
         return make_plan(shape, n_workers, clustered, options.memory_limit, _ram_bytes())
-    partitions = open_run(begun).partitions
-    if set(shape.symbols) != {symbol for partition in partitions for symbol in partition.symbols}:
-        raise ConfigError(f"{begun} was begun with other --symbols: resume with the same ones.")
-    return plan_again(shape, partitions, n_workers, clustered, options.memory_limit)
+    if shape.symbols != begun.positions:
+        raise ConfigError(f"{begun.path} was begun with other --symbols: resume with the same ones.")
+    return plan_again(shape, begun.partitions, n_workers, clustered, options.memory_limit)
 
 
 def backtest(
@@ -181,12 +183,12 @@ def backtest(
 def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
     """Begin the run or go on with it, for whoever holds `writing`."""
     info = open_store(job.store, job.store_version).info
-    if options.resume:
-        job = resume_job(job)  # what was prepared from may have been replaced before the lock was ours
-        discard_unfinished(open_run(job.run))
-    else:
+    if not options.resume:
         create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)
     run = open_run(job.run)
+    if options.resume:
+        check_resumes(job, run)  # what was prepared from may have been replaced before the lock was ours
+        discard_unfinished(run)
     if options.ledger:
         ledger.record(run)
     done = run.done

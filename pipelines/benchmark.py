@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from atc_backtest.errors import ConfigError, StoreError
+from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines.recomputing import recomputed
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.stores.base import Store
-from atc_backtest.stores.opening import open_store
 
 F64 = NDArray[np.float64]
 
@@ -43,9 +42,7 @@ def against(run: Run, symbol: str, param_id: int, benchmark: str, rows: Sequence
     Its return at a bar is that of its close since the account's bar before; 0 at the first. The account's equity is
     read where the run saved it, and computed again else. Memory: the bars of two series.
     """
-    store = open_store(run.manifest["store"]["path"], run.manifest["store"]["version"])
-    if store.info.id != run.manifest["store"]["id"]:
-        raise StoreError(f"{store.info.path} is another store than the one of {run.path}: bring that one back.")
+    store = run.prices()
     close = carried_closes(store, benchmark)
     mine = (pc.field("symbol") == symbol) & (pc.field("param_id") == param_id)
     if EQUITY in run.datasets:

@@ -41,24 +41,19 @@ def by_period(
         raise ConfigError(f"--by {by}: the run saved periods of a {saved}, which do not add up to that.")
     if rolling < 1:
         raise ConfigError(f"--rolling {rolling} is not allowed: at least 1 period.")
-    mine = (pc.field("symbol") == symbol) & (pc.field("param_id") == param_id)
-    table = run.dataset(PERIODS).to_table(filter=mine).sort_by("period_ts")
-    if table.num_rows == 0:
+    rows = saved_rows(run, symbol, param_id)
+    if not rows:
         raise ConfigError(f"{symbol}, set {param_id}: no evaluated bar in {run.path}. Is it a symbol of the run?")
-    ts = table["period_ts"].cast(pa.int64())
-    rows = table.set_column(table.column_names.index("period_ts"), "period_ts", ts).to_pylist()
     if benchmark is not None:
         against(run, symbol, param_id, benchmark, rows)
     config = run.sets[param_id]
     bars = run.manifest["sets"][param_id]["bars_per_year"]
-    starts = period_starts(ts.to_numpy(), by)
-    edges = np.searchsorted(ts.to_numpy(), starts)
-    periods = [merged(rows[start:stop]) for start, stop in pairwise(edges.tolist())]
+    periods = by_unit(rows, by)
     found = []
-    for at in range(len(periods)):
+    for at, one in enumerate(periods):
         window = periods[at + 1 - rolling : at + 1] if at + 1 >= rolling else []
         row = _figures(merged(window), config.rf, bars) if window else {}
-        found.append({"period_ts": int(starts[at])} | row)
+        found.append({"period_ts": one["period_ts"]} | row)
     return pa.Table.from_pylist(found, schema=_SCHEMA)
 
 
@@ -80,6 +75,26 @@ _SCHEMA = pa.schema(
         ("information_ratio", pa.float64()),
     ]
 )
+
+
+def saved_rows(run: Run, symbol: str, param_id: int) -> list[Row]:
+    """What periods/ has of one account, in order of time; times as ns."""
+    mine = (pc.field("symbol") == symbol) & (pc.field("param_id") == param_id)
+    table = run.dataset(PERIODS).to_table(filter=mine).sort_by("period_ts")
+    at = table.column_names.index("period_ts")
+    rows: list[Row] = table.set_column(at, "period_ts", table["period_ts"].cast(pa.int64())).to_pylist()
+    return rows
+
+
+def by_unit(rows: list[Row], unit: str) -> list[Row]:
+    """Periods, in order, as longer ones: each has `period_ts`, its beginning."""
+    if not rows:
+        return []
+    ts = np.array([row["period_ts"] for row in rows], np.int64)
+    starts = period_starts(ts, unit)
+    edges = np.searchsorted(ts, starts).tolist()
+    groups = [merged(rows[start:stop]) for start, stop in pairwise(edges)]
+    return [row | {"period_ts": int(start)} for row, start in zip(groups, starts, strict=False)]
 
 
 def merged(rows: list[Row]) -> Row:
@@ -115,9 +130,17 @@ def _figures(period: Row, rf: float, bars_per_year: float) -> Row:
         "total_return": period["end_equity"] / period["start_equity"] - 1,
         "hold_return": period["hold_return"],
         "volatility": None if deviation is None else deviation * math.sqrt(bars_per_year),
-        "sharpe": (period["mean"] - rf) / deviation * math.sqrt(bars_per_year) if deviation else None,
+        "sharpe": sharpe(period, rf, bars_per_year),
         "exposure": period["held"] / n,
         "trades": period["trades"],
         "fees_paid": period["fees_paid"],
         **relative_figures(period, rf, bars_per_year),
     }
+
+
+def sharpe(row: Row, rf: float, bars_per_year: float) -> float | None:
+    """Of a period, a year; None where it has no spread."""
+    if row["n_bars"] < 2 or row["m2"] <= 0:
+        return None
+    deviation = math.sqrt(row["m2"] / (row["n_bars"] - 1))
+    return float((row["mean"] - rf) / deviation * math.sqrt(bars_per_year))

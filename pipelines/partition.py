@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from atc_backtest.errors import StoreError
 from atc_backtest.execution import open_trade
 from atc_backtest.metrics import figures
 from atc_backtest.periods import end_period
@@ -32,9 +30,9 @@ from atc_backtest.pipelines.parts import (
     trades_table,
 )
 from atc_backtest.pipelines.plan import Partition, chunk_blocks
+from atc_backtest.pipelines.runs import prices_of
 from atc_backtest.pipelines.stream import BY_ROW, Stream
 from atc_backtest.stores.base import Store
-from atc_backtest.stores.opening import open_store
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,7 @@ def run_partition(job: Job, partition: Partition, tick: Tick) -> PartSummary:
     It reads the version that the run began with, also when the store has gone on since. Raises `StoreError`
     when that version is no longer kept, or another store is there now.
     """
-    store = open_store(job.store, job.store_version)
-    if store.info.id != job.store_id:
-        raise StoreError(
-            f"{job.store} is another store than the one the run began with: a run over changed prices would mix both. "
-            "Start a new run."
-        )
+    store = prices_of(job)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(PartWriter(job.part(name, partition.index), schema_of(job, name)))
@@ -74,8 +67,8 @@ def _run_block(job: Job, block: Partition, store: Store, writers: dict[str, Part
     stream = Stream(job, block, store, job.save)
     saver = _Saver(job, block, stream, writers)
     symbol_bars = 0
-    with stream.slabs.reading(job.plan.prefetch) as slabs:
-        for ts, fields in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
+    with stream.blocks() as blocks:
+        for ts, fields in blocks:
             n_bars = stream.advance(ts, fields, saver)
             symbol_bars += n_bars
             tick(n_bars)

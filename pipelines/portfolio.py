@@ -40,10 +40,9 @@ from atc_backtest.pipelines.benchmark import carried_closes
 from atc_backtest.pipelines.commits import write_json
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.parts import TS
-from atc_backtest.pipelines.runs import Run, job_of
+from atc_backtest.pipelines.runs import Run, job_of, prices_of
 from atc_backtest.pipelines.summing import summed
-from atc_backtest.pipelines.weighing import Weights, symbols_of, weigh
-from atc_backtest.stores.opening import open_store
+from atc_backtest.pipelines.weighing import Weights, weigh
 from atc_backtest.weights import Weighting
 
 F64 = NDArray[np.float64]
@@ -110,7 +109,7 @@ def _check(run: Run, param_id: int, benchmark: str | None) -> None:
     if PERIODS not in run.datasets:
         raise ConfigError(f"{run.path} has no periods, from which weights are made: run again with --save periods.")
     _check_set(run, param_id)
-    symbols = symbols_of(run)
+    symbols = run.symbols
     if benchmark is not None and benchmark not in symbols:
         raise ConfigError(f"--benchmark {benchmark}: the run has {', '.join(symbols[:20])}.")
 
@@ -130,7 +129,7 @@ def _figured(
     run: Run, weighting: Weighting, param_id: int, benchmark: str | None, weights: Weights, sums: F64
 ) -> Portfolio:
     job = job_of(run, run.manifest["kernel"])
-    store = open_store(job.store, job.store_version)
+    store = prices_of(job)
     info = store.info
     rules = Rules.of(job.sets[param_id], warmup_bars(job.sets[param_id].atc), "open" in info.fields, info.bar_ns)
     spans = run.dataset().to_table(columns=["start_ts", "end_ts"], filter=pc.field("param_id") == param_id)

@@ -30,6 +30,8 @@ from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
 from atc_backtest.stores.lock import locked
+from atc_backtest.stores.opening import open_store
+from atc_backtest.stores.zarr_store import ZarrStore
 from atc_backtest.symbol_costs import SymbolCosts
 
 MANIFEST = "manifest.json"
@@ -175,6 +177,21 @@ class Run:
         return "partial" if self.set_aside else "unfinished"
 
     @property
+    def positions(self) -> tuple[int, ...]:
+        """Of the symbols that are run, in the store: ascending."""
+        return tuple(sorted({symbol for partition in self.partitions for symbol in partition.symbols}))
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the symbols that are run, in the store's order."""
+        return tuple(self.manifest["symbols"][symbol] for symbol in self.positions)
+
+    def prices(self) -> ZarrStore:
+        """As `prices_of`."""
+        begun = self.manifest["store"]
+        return _prices(begun["path"], begun["version"], begun["id"])
+
+    @property
     def sets(self) -> tuple[RunConfig, ...]:
         return tuple(from_dict(one["config"]) for one in self.manifest["sets"])
 
@@ -253,6 +270,24 @@ def job_of(run: Run, kernel: str) -> Job:
     )
 
 
+def prices_of(job: Job) -> ZarrStore:
+    """The version of the prices that the run began with, also when the store has gone on since.
+
+    `StoreError` when that version is no longer kept, or another store is at its place.
+    """
+    return _prices(job.store, job.store_version, job.store_id)
+
+
+def _prices(place: str, version: int, store_id: str) -> ZarrStore:
+    store = open_store(place, version)
+    if store.info.id != store_id:
+        raise StoreError(
+            f"{place} is another store than the one that the run began with, and its prices are others: "
+            "bring that one back, or start a new run."
+        )
+    return store
+
+
 @dataclass(frozen=True)
 class JobPlace:
     """A job by the folder whose manifest holds it: small, whatever the number of symbols and sets.
@@ -295,12 +330,11 @@ def discard_unfinished(run: Run) -> None:
     commits.forget_set_aside(run.path, (failure.partition for failure in run.set_aside))
 
 
-def resume_job(job: Job) -> Job:
-    """`job`, which is cut as the half-done run at its path was, so that its parts fit.
+def check_resumes(job: Job, run: Run) -> None:
+    """Whether `job` can go on with `run`, as which it is cut.
 
     `ConfigError` names what differs when the run was begun with other settings, prices or series.
     """
-    run = open_run(job.run)
     begun = run.manifest
     now: dict[str, Any] = {
         "prices: another store is at its place now": (begun["store"].get("id"), job.store_id),
@@ -320,4 +354,3 @@ def resume_job(job: Job) -> Job:
             )
     if run.partitions != job.plan.partitions:
         raise ConfigError(f"{job.run} was replaced by another run in the meantime: resume that one, if it is yours.")
-    return job

@@ -5,8 +5,10 @@ Nothing here grows with the number of bars: signals live for one block, accounts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -93,6 +95,12 @@ class Stream:
         place = {config: at for at, config in enumerate(configs)}
         which = {i: place[self.sets[i].atc] for i in members}
         return _Group(source, tuple(configs), which, self._kernel.new_state(configs, len(self.symbols)))
+
+    @contextmanager
+    def blocks(self) -> Iterator[Iterator[tuple[I64, Fields]]]:
+        """All bars in time order, as `advance` takes them; a slab is read ahead where the plan says so."""
+        with self.slabs.reading(self._job.plan.prefetch) as slabs:
+            yield chain.from_iterable(slab.blocks(self._job.plan.block_bars) for slab in slabs)
 
     def advance(self, ts: I64, block: Fields, sink: Sink) -> int:
         """One block through kernels and accounts; the present bars times sets that were done."""

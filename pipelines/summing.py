@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,10 +23,9 @@ from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kern
 from atc_backtest.pipelines.executors import Failed, Tick
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.plan import Partition, chunk_blocks, format_bytes
-from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of
+from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
 from atc_backtest.pipelines.stream import EXPOSURE, Stream
 from atc_backtest.pipelines.weighing import Weights
-from atc_backtest.stores.opening import open_store
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -54,7 +53,7 @@ class _Task:
 def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Callable[[int, int], None]) -> F64:
     """`SUMS` over all symbols, [4, bars], relative to the portfolio's value at the last rebalance, without cash."""
     job = job_of(run, get_kernel(options.kernel).name)
-    info = open_store(job.store, job.store_version).info
+    info = prices_of(job).info
     n_bars = info.n_bars
     _check_memory(job, options, n_bars)
     compile_kernel(job)
@@ -105,15 +104,13 @@ def _no_tick(bars: int) -> None:
 def _sum_block(place: JobPlace, task: _Task, tick: Tick) -> None:
     """Where it runs, a worker: the block's sums, into the task's file."""
     job = job_at(place)
-    store = open_store(job.store, job.store_version)
-    if store.info.id != job.store_id:
-        raise StoreError(f"{job.store} is another store than the one that {job.run} began with: bring that one back.")
+    store = prices_of(job)
     stream = Stream(job, task.partition, store, (EXPOSURE,))
     sums = np.zeros((len(SUMS), 2, store.info.n_bars), np.int64)
     summing = _Summing(stream, task, sums)
     at = 0
-    with stream.slabs.reading(job.plan.prefetch) as slabs:
-        for ts, block in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
+    with stream.blocks() as blocks:
+        for ts, block in blocks:
             summing.begin(ts, at)
             tick(stream.advance(ts, block, summing))
             at += ts.size

@@ -30,8 +30,7 @@ from atc_backtest.pipelines.hashing import STEP, Hasher, Key, encoded_rows
 from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of
-from atc_backtest.stores.opening import open_store
+from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
 
 
 @dataclass(frozen=True)
@@ -129,17 +128,12 @@ def _pairs(partition: Partition) -> int:
 
 def _check_prices(job: Job) -> None:
     try:
-        store = open_store(job.store, job.store_version)
+        prices_of(job)
     except StoreError as error:
         raise StoreError(
             f"{job.run} began with version {job.store_version} of {job.store}, which cannot be read any more: {error} "
             "Without those prices nothing can be recomputed."
         ) from error
-    if store.info.id != job.store_id:
-        raise StoreError(
-            f"{job.store} is another store than the one that {job.run} began with: its prices cannot give that run. "
-            "Bring the old store back to its place, or run again."
-        )
 
 
 def _checks(partitions: Sequence[Partition], sample: float, seed: int) -> list[_Check]:

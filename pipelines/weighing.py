@@ -33,12 +33,6 @@ class Weights:
     turnover: F64
 
 
-def symbols_of(run: Run) -> tuple[str, ...]:
-    """Those of the run, in the store's order."""
-    chosen = sorted({symbol for partition in run.partitions for symbol in partition.symbols})
-    return tuple(run.manifest["symbols"][symbol] for symbol in chosen)
-
-
 class _Periods:
     """The run's periods of one set as arrays [symbols, periods]; 0 bars where an account has no row."""
 
@@ -79,7 +73,7 @@ class _Periods:
 
 def weigh(run: Run, weighting: Weighting, param_id: int) -> Weights:
     """The weights of every rebalance, each from what its past says."""
-    symbols = symbols_of(run)
+    symbols = run.symbols
     periods = _Periods(run, param_id, symbols)
     n = periods.starts.size
     edges = [*(range(0, n, weighting.rebalance) if weighting.rebalance else [0]), n]

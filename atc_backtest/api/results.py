@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from atc_backtest.config import RunConfig
-from atc_backtest.errors import ConfigError, StoreError, UnavailableError
+from atc_backtest.errors import ConfigError, UnavailableError
 from atc_backtest.pipelines import report
 from atc_backtest.pipelines.job import METRICS
 from atc_backtest.pipelines.recomputing import recomputed
 from atc_backtest.pipelines.runs import Run as RunFolder
 from atc_backtest.stores.ingest.columns import listed
-from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.zarr_store import ZarrStore
 
 if TYPE_CHECKING:
@@ -79,9 +78,7 @@ class Run:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        names = self._run.manifest["symbols"]
-        chosen = {at for partition in self._run.partitions for at in partition.symbols}
-        return tuple(name for at, name in enumerate(names) if at in chosen)
+        return self._run.symbols
 
     @property
     def sets(self) -> tuple[RunConfig, ...]:
@@ -91,11 +88,7 @@ class Run:
     @property
     def store(self) -> ZarrStore:
         """The version of the prices that the run began with. `StoreError` where it is no longer there."""
-        begun = self._run.manifest["store"]
-        store = open_store(begun["path"], begun["version"])
-        if store.info.id != begun["id"]:
-            raise StoreError(f"{begun['path']} is another store than the one the run began with: run again.")
-        return store
+        return self._run.prices()
 
     @property
     def warnings(self) -> list[str]:

@@ -104,7 +104,7 @@ def record(run: Run) -> None:
         store_id=store["id"],
         store_version=store["version"],
         when=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        symbols=len({symbol for partition in run.partitions for symbol in partition.symbols}),
+        symbols=len(run.positions),
         trials=tuple(dict.fromkeys(trials)),
     )
     try:

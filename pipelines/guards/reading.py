@@ -66,8 +66,7 @@ class PeriodRows:
     @property
     def symbols(self) -> tuple[str, ...]:
         """Names of the symbols that were run, ascending."""
-        names = self.run.manifest["symbols"]
-        return tuple(sorted({names[symbol] for part in self.run.partitions for symbol in part.symbols}))
+        return tuple(sorted(self.run.symbols))
 
     def whole(self) -> Trials:
         """Trials of all symbols together: one return a period. Memory: sets x periods."""

@@ -83,7 +83,7 @@ def cost_table(
     sets = [replace(config, execution=replace(config.execution, fee_bps=fee)) for fee in fees]
     costs = [row._replace(fee_bps=None) for row in costs_of(run)]
     cases = _cases(run, sets, fees, costs, threads)
-    symbols = symbols_of(run)
+    symbols = run.symbols
     return CostTable(chosen, len(symbols), config.execution.slippage_bps, cases, _crossing(cases))
 
 
@@ -96,13 +96,7 @@ def delay_table(run: Run, bars: Sequence[int], param_id: int | None = None, thre
     cases = _cases(run, sets, delays, costs_of(run), threads)
     now, then = cases[0].sharpe, cases[-1].sharpe
     kept = then / now if now is not None and then is not None and now > 0 else None
-    return DelayTable(chosen, len(symbols_of(run)), cases, kept)
-
-
-def symbols_of(run: Run) -> tuple[str, ...]:
-    """Names of the run's symbols, in the store's order."""
-    names = run.manifest["symbols"]
-    return tuple(names[symbol] for symbol in sorted({s for part in run.partitions for s in part.symbols}))
+    return DelayTable(chosen, len(run.symbols), cases, kept)
 
 
 def check_prices(run: Run) -> None:
@@ -127,7 +121,7 @@ def _cases(
     """The sets over the run's symbols, in a folder that is thrown away; they count as no trials."""
     check_prices(run)
     options = Options(
-        kernel=run.manifest["kernel"], symbols=symbols_of(run), threads=threads, ledger=False, costs=tuple(costs)
+        kernel=run.manifest["kernel"], symbols=run.symbols, threads=threads, ledger=False, costs=tuple(costs)
     )
     with TemporaryDirectory(prefix="atc-guard-") as folder:
         again = backtest(run.manifest["store"]["path"], Path(folder) / "run", sets, options, Progress())

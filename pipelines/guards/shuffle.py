@@ -20,7 +20,7 @@ from atc_backtest.metrics import figures
 from atc_backtest.pipelines.accounting import Advanced
 from atc_backtest.pipelines.guards.causal import sampled
 from atc_backtest.pipelines.guards.playing import Player
-from atc_backtest.pipelines.guards.rerunning import best_set, check_prices, costs_of, symbols_of
+from atc_backtest.pipelines.guards.rerunning import best_set, check_prices, costs_of
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.pipelines.slabs import F64, Slab
 
@@ -71,7 +71,7 @@ def shuffled(
     if trials < 1:
         raise ConfigError(f"--trials {trials} is not allowed: at least 1; 99 or more for a p-value of a hundredth.")
     check_prices(run)
-    names = symbols_of(run) if sample is None else sampled(symbols_of(run), sample, seed)
+    names = run.symbols if sample is None else sampled(run.symbols, sample, seed)
     sets = run.sets if param_id is None else (run.sets[best_set(run, param_id)],)
     player = Player.of(run.manifest["store"]["path"], sets, names, run.manifest["kernel"], costs_of(run))
     real, chance = np.zeros(len(sets)), np.zeros((trials, len(sets)))

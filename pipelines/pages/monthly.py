@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atc_backtest.periods import period_starts
-from atc_backtest.pipelines.calendar_returns import Row, merged
+from atc_backtest.pipelines.calendar_returns import Row, by_unit, merged, sharpe
 from atc_backtest.pipelines.pages.sampling import Line
 
 WINDOWS = (("month", 12, 36), ("week", 13, 26), ("day", 30, 60))
@@ -32,17 +29,6 @@ def rows_of(days: NDArray[np.void]) -> list[Row]:
     """`PERIOD` records as rows of periods/."""
     names = days.dtype.names or ()
     return [dict(zip(names, record, strict=True)) for record in days.tolist()]
-
-
-def by_unit(rows: list[Row], unit: str) -> list[Row]:
-    """Days, in order, as longer periods: each has `period_ts`, its beginning."""
-    if not rows:
-        return []
-    ts = np.array([row["period_ts"] for row in rows], np.int64)
-    starts = period_starts(ts, unit)
-    edges = np.searchsorted(ts, starts).tolist()
-    groups = [merged(rows[start:stop]) for start, stop in pairwise(edges)]
-    return [row | {"period_ts": int(start)} for row, start in zip(groups, starts, strict=False)]
 
 
 def years_of(rows: list[Row]) -> list[Year]:
@@ -85,7 +71,7 @@ def rolling_sharpe(days: list[Row], rf: float, bars_per_year: float) -> Rolling 
             continue
         points: list[tuple[int, float]] = []
         for at in range(length, len(rows) + 1):
-            ratio = _sharpe(merged(rows[at - length : at]), rf, bars_per_year)
+            ratio = sharpe(merged(rows[at - length : at]), rf, bars_per_year)
             if ratio is not None:
                 points.append((_end(rows, at, unit), ratio))
         ts, values = zip(*points, strict=True) if points else ((), ())
@@ -98,10 +84,3 @@ def _end(rows: list[Row], at: int, unit: str) -> int:
     if at < len(rows):
         return int(rows[at]["period_ts"])
     return int(period_starts(np.array([rows[-1]["period_ts"]]), unit)[-1])
-
-
-def _sharpe(row: dict[str, Any], rf: float, bars_per_year: float) -> float | None:
-    if row["n_bars"] < 2 or row["m2"] <= 0:
-        return None
-    deviation = math.sqrt(row["m2"] / (row["n_bars"] - 1))
-    return float((row["mean"] - rf) / deviation * math.sqrt(bars_per_year))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 
 from atc_backtest.accounts import TRADE
 from atc_backtest.config import FAMILIES
-from atc_backtest.errors import StoreError
 from atc_backtest.execution import open_trade
 from atc_backtest.kernels import get_kernel
 from atc_backtest.metrics import figures
@@ -29,10 +27,9 @@ from atc_backtest.pipelines.pages.histogram import Distribution, Histogram
 from atc_backtest.pipelines.pages.monthly import rows_of
 from atc_backtest.pipelines.pages.sampling import F64, I64, Sampled, Sampler
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import Run, job_of
+from atc_backtest.pipelines.runs import Run, job_of, prices_of
 from atc_backtest.pipelines.stream import EXPOSURE, LAYERS, Stream
 from atc_backtest.stores.base import Store
-from atc_backtest.stores.opening import open_store
 
 LINES = ("equity", "hold", "drawdown", "hold_drawdown", "close", "signal")
 LAYER1 = tuple(f"layer1_{family}" for family in FAMILIES)
@@ -69,16 +66,14 @@ def recompute(
     `StoreError` where that store or version is gone or another store is in its place.
     """
     job = replace(job_of(run, get_kernel().name), period="day")
-    store = open_store(job.store, job.store_version)
-    if store.info.id != job.store_id:
-        raise StoreError(f"{job.store} is another store than the one that {run.path} began with.")
+    store = prices_of(job)
     compile_kernel(job)
     partition = Partition(0, (job.symbols.index(symbol),), (param_id, param_id + 1))
     stream = Stream(job, partition, store, ("trades", EXPOSURE, PERIODS, LAYERS))
     taking = _Taking(stream, store)
     n_bars, at = store.info.n_bars, 0
-    with stream.slabs.reading(job.plan.prefetch) as slabs:
-        for ts, block in chain.from_iterable(slab.blocks(job.plan.block_bars) for slab in slabs):
+    with stream.blocks() as blocks:
+        for ts, block in blocks:
             taking.ts = ts
             stream.advance(ts, block, taking)
             at += ts.size

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atc_backtest.accounts import REASONS, TRADE
-from atc_backtest.pipelines.calendar_returns import Row
+from atc_backtest.pipelines.calendar_returns import saved_rows
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.pages.histogram import Histogram
 from atc_backtest.pipelines.pages.recomputing import KeptTrades, Series, returns_of, under_water
@@ -34,16 +34,8 @@ def saved_series(run: Run, row: dict[str, Any]) -> Series:
     if "trades" in run.datasets:
         for batch in run.dataset("trades").to_batches(filter=mine):
             trades.add(_records(batch))
-    return Series(sampler.finish(), _periods(run, mine), trades.kept(), trades.n, trades.step, histogram.finish(), row)
-
-
-def _periods(run: Run, mine: pc.Expression) -> list[Row]:
-    if PERIODS not in run.datasets:
-        return []
-    table = run.dataset(PERIODS).to_table(filter=mine).sort_by("period_ts")
-    at = table.column_names.index("period_ts")
-    rows: list[Row] = table.set_column(at, "period_ts", table["period_ts"].cast(pa.int64())).to_pylist()
-    return rows
+    periods = saved_rows(run, row["symbol"], row["param_id"]) if PERIODS in run.datasets else []
+    return Series(sampler.finish(), periods, trades.kept(), trades.n, trades.step, histogram.finish(), row)
 
 
 def _records(batch: pa.RecordBatch) -> NDArray[np.void]:
