@@ -169,12 +169,8 @@ def plan_again(
     sizes = [tuple(map(len, chunk_blocks(one.symbols, shape.chunk_symbols))) for one in partitions]
     sets = [stop - start for start, stop in (one.sets for one in partitions)]
     size, most = (max(map(max, sizes)), max(map(sum, sizes))), max(sets)
-    block = shape.chunk_bars
-    choices = [(block, True)]
-    while block > SMALLEST_BLOCK:
-        block = max(SMALLEST_BLOCK, block // 2)
-        choices.append((block, True))
-    choices.append((block, False))
+    blocks = _blocks(shape)
+    choices = [*((block, True) for block in blocks), (blocks[-1], False)]
     fixed = _fixed_bytes(shape, n_workers, processes)
     needs = [fixed + n_workers * _task_bytes(shape, size, block, most, ahead) for block, ahead in choices]
     fitting = [at for at, needed in enumerate(needs) if memory_limit is None or needed <= memory_limit]
@@ -225,13 +221,19 @@ def _least(shape: Shape, n_workers: int, processes: bool) -> int:
     return _fixed_bytes(shape, n_workers, processes) + n_workers * smallest
 
 
+def _blocks(shape: Shape) -> list[int]:
+    """Bars of a block, from a whole slab to `SMALLEST_BLOCK`."""
+    blocks = [shape.chunk_bars]
+    while blocks[-1] > SMALLEST_BLOCK:
+        blocks.append(max(SMALLEST_BLOCK, blocks[-1] // 2))
+    return blocks
+
+
 def _levels(shape: Shape, cut: _Cut) -> list[_Level]:
     """From generous to sparing: smaller blocks cost little; then nothing is gathered, read ahead, or run together."""
-    choices = [(shape.chunk_bars, cut.sets, True, cut.tasks)]
-    block, sets, apart = shape.chunk_bars, cut.sets, len(cut.blocks)
-    while block > SMALLEST_BLOCK:
-        block = max(SMALLEST_BLOCK, block // 2)
-        choices.append((block, sets, True, cut.tasks))
+    blocks, sets, apart = _blocks(shape), cut.sets, len(cut.blocks)
+    block = blocks[-1]
+    choices = [(bars, sets, True, cut.tasks) for bars in blocks]
     choices += [(block, sets, True, apart), (block, sets, False, apart)]
     while sets > 1:
         sets = (sets + 1) // 2

@@ -59,16 +59,18 @@ class _Periods:
         m2 = (self.m2[:, span] + n * (means - mean[:, None]) ** 2).sum(axis=1)
         return np.sqrt(np.where(count > 1, m2 / np.maximum(count - 1, 1), np.nan))
 
-    def over(self, start: int, stop: int) -> tuple[F64, F64]:
-        """From period `start` to `stop`: growth of every account (1 without bars), and its exposure at the end."""
+    def over(self, start: int, stop: int) -> tuple[F64, F64, F64]:
+        """From period `start` to `stop`: growth of every account (1 without bars), its exposure and equity at the end
+        (0 without bars)."""
         present = self.n[:, start:stop] > 0
         some = present.any(axis=1)
         rows = np.arange(present.shape[0])
         first = start + present.argmax(axis=1)
         last = stop - 1 - present[:, ::-1].argmax(axis=1)
         began = np.where(some, self.start[rows, first], 1.0)
-        growth = np.where(some & (began > 0), self.end[rows, last] / np.where(began > 0, began, 1.0), 1.0)
-        return growth, np.where(some, self.exposure[rows, last], 0.0)
+        ended = np.where(some, self.end[rows, last], 0.0)
+        growth = np.where(some & (began > 0), ended / np.where(began > 0, began, 1.0), 1.0)
+        return growth, np.where(some, self.exposure[rows, last], 0.0), ended
 
 
 def weigh(run: Run, weighting: Weighting, param_id: int) -> Weights:
@@ -84,12 +86,8 @@ def weigh(run: Run, weighting: Weighting, param_id: int) -> Weights:
             members: Flags = np.any(periods.n[:, : stop if weighting.rebalance else n] > 0, axis=1)
             weights[:, 0] = shares(weighting, members, np.full(len(symbols), np.nan))
             continue
-        before = edges[at - 1]
-        alive = periods.n[:, before:start] > 0
-        last = start - 1 - alive[:, ::-1].argmax(axis=1)
-        members = np.any(alive, axis=1) & (periods.end[np.arange(len(symbols)), last] > 0)
-        weights[:, at] = shares(weighting, members, periods.volatility(start, weighting.lookback))
-        growth, exposure = periods.over(before, start)
+        growth, exposure, worth = periods.over(edges[at - 1], start)
+        weights[:, at] = shares(weighting, worth > 0, periods.volatility(start, weighting.lookback))
         drifted = weights[:, at - 1] * growth
         total = drifted.sum() + 1 - weights[:, at - 1].sum()
         if total > 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from atc_backtest.kernels.lowering import HMA, MemberConstants, StreamConstants
+from atc_backtest.kernels.lowering import MemberConstants, StreamConstants, shortest_windows
 from atc_backtest.kernels.protocol import (
     F64,
     I64,
@@ -67,18 +67,16 @@ class DeviceStream:
 def stream_of(key: StreamKey) -> DeviceStream:
     layout = StreamLayout.of(key)
     constants = StreamConstants.of(layout)
-    shortest = [int(lengths.min()) for lengths in layout.lengths]
-    shortest.append(shortest[HMA] // 2)
-    windows = list(dict.fromkeys(shortest))
+    shortest, which, windows = shortest_windows(layout)
     numbers = ("alpha", "sma", "wma", "lsma_w", "lsma_s", "hma_half", "hma_smooth")
-    whole = (layout.lengths, layout.first, layout.smooth, shortest, [windows.index(m) for m in shortest], windows)
+    whole = (layout.lengths, layout.first, layout.smooth, shortest, which, windows)
     return DeviceStream(
         arrays=(
             *(np.ascontiguousarray(getattr(constants, name), dtype=np.float64) for name in numbers),
             *(np.ascontiguousarray(values, dtype=np.int64) for values in whole),
         ),
-        n_windows=len(windows),
-        levels=max(windows).bit_length() - 1,
+        n_windows=windows.size,
+        levels=int(windows.max()).bit_length() - 1,
         history=layout.history,
         y_rows=int(layout.smooth.max()) - 1,
         y_slots=layout.y_slots,

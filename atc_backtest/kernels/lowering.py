@@ -56,6 +56,16 @@ class StreamConstants:
         )
 
 
+def shortest_windows(layout: StreamLayout) -> tuple[I64, I64, I64]:
+    """Windows that are summed from powers of two: [7] each family's shortest length, then the half of HMA's; [7] which
+    of the distinct ones that is; and these, in the order they come."""
+    shortest = [int(lengths.min()) for lengths in layout.lengths]
+    shortest.append(shortest[HMA] // 2)
+    windows = list(dict.fromkeys(shortest))
+    which = [windows.index(length) for length in shortest]
+    return np.array(shortest, np.int64), np.array(which, np.int64), np.array(windows, np.int64)
+
+
 def _triangle(n: I64) -> F64:
     return (n * (n + 1) // 2).astype(np.float64)
 

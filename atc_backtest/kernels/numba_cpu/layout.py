@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atc_backtest.kernels.lowering import HMA, MemberConstants, StreamConstants
+from atc_backtest.kernels.lowering import HMA, MemberConstants, StreamConstants, shortest_windows
 from atc_backtest.kernels.numba_cpu.passes import Variant
 from atc_backtest.kernels.numba_cpu.vectors import LANES
 from atc_backtest.kernels.protocol import F64, I64, N_AVERAGES, N_FAMILIES, N_LENGTHS, StreamKey, StreamLayout
@@ -155,20 +155,18 @@ class Plan(NamedTuple):
 def plan_of(key: StreamKey) -> Plan:
     layout = StreamLayout.of(key)
     constants = StreamConstants.of(layout)
-    shortest = [int(lengths.min()) for lengths in layout.lengths]
-    shortest.append(shortest[HMA] // 2)
-    windows = list(dict.fromkeys(shortest))
-    variant = Variant(key.robustness, layout.pine, 0 if layout.pine else shortest[HMA] % 2)
+    shortest, which, windows = shortest_windows(layout)
+    variant = Variant(key.robustness, layout.pine, 0 if layout.pine else int(shortest[HMA]) % 2)
     found = {"first": layout.first, "lengths": layout.lengths} | vars(constants)
     return Plan(
         variant,
         Constants(
             numbers=np.concatenate([found[name].astype(np.float64).ravel() for name in NUMBERS]),
             smooth=layout.smooth,
-            shortest=np.array(shortest, dtype=np.int64),
-            window=np.array([windows.index(length) for length in shortest], dtype=np.int64),
-            windows=np.array(windows, dtype=np.int64),
-            reach=_reach(windows),
+            shortest=shortest,
+            window=which,
+            windows=windows,
+            reach=_reach(windows.tolist()),
             history=layout.history,
         ),
         layout,
