@@ -29,6 +29,10 @@ PAUSE_S = 0.2
 """Before the second attempt; four times as long before each further one."""
 
 
+def untold(bars: int) -> None:
+    """The tick of one who counts items and not bars."""
+
+
 class Stopped(BaseException):
     """A sibling failed or the user interrupted: leave without a result."""
 

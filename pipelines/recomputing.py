@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 from atc_backtest.errors import StoreError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of
-from atc_backtest.pipelines.executors import Failed
+from atc_backtest.pipelines.executors import Failed, untold
 from atc_backtest.pipelines.job import check_saves
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.plan import Partition
@@ -34,7 +34,7 @@ def recomputed(run: Run, dataset: str, symbols: Collection[str], sets: tuple[int
         again = replace(job, run=Path(folder))
         cut = list(_cut(run, symbols, sets))
         with executor_of(again, Options(), str) as executor:
-            for outcome in executor.run(partial(run_partition, again), cut, lambda bars: None, 0):
+            for outcome in executor.run(partial(run_partition, again), cut, untold, 0):
                 if isinstance(outcome, Failed):
                     raise StoreError(f"{dataset} of {run.path} cannot be computed again: {outcome.error}")
         files = [str(again.part(dataset, partition.index)) for partition in cut]

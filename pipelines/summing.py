@@ -20,7 +20,7 @@ from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.accounting import Advanced
 from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kernel, executor_of, task_name
-from atc_backtest.pipelines.executors import Failed, Tick
+from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.plan import Partition, chunk_blocks, format_bytes
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
@@ -74,7 +74,7 @@ def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Ca
             )
             for index, block in enumerate(blocks)
         ]
-        outcomes = executor.run(partial(_sum_block, JobPlace.of(run, job)), tasks, _no_tick, options.retries)
+        outcomes = executor.run(partial(_sum_block, JobPlace.of(run, job)), tasks, untold, options.retries)
         for done, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failed):
                 raise StoreError(f"{named(outcome.item)}: {outcome.error}. Nothing was written.")
@@ -95,10 +95,6 @@ def _check_memory(job: Job, options: Options, n_bars: int) -> None:
             f"a memory limit of {format_bytes(options.memory_limit)} is too small for {workers} workers: sums over "
             f"{n_bars:,} bars need {format_bytes(needed)}. Raise --memory-limit or lower the number of workers."
         )
-
-
-def _no_tick(bars: int) -> None:
-    """Progress is counted in blocks of symbols."""
 
 
 def _sum_block(place: JobPlace, task: _Task, tick: Tick) -> None:

@@ -25,7 +25,7 @@ from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, task_name
 from atc_backtest.pipelines.commits import PartRecord, file_digest, read_record
-from atc_backtest.pipelines.executors import Failed, Tick
+from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.hashing import STEP, Hasher, Key, encoded_rows
 from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.partition import run_partition
@@ -101,7 +101,7 @@ def verify(
     findings: list[Finding] = []
     job = replace(job, plan=replace(job.plan, n_workers=options.threads or job.plan.n_workers))
     with executor_of(job, options, lambda check: task_name(job, "verify", check.partition)) as executor:
-        outcomes = executor.run(partial(_verified, JobPlace.of(run, job)), checks, _no_tick, options.retries)
+        outcomes = executor.run(partial(_verified, JobPlace.of(run, job)), checks, untold, options.retries)
         for done, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failed):
                 findings.append(Finding(outcome.item.partition.index, METRICS, f"cannot be verified: {outcome.error}"))
@@ -116,10 +116,6 @@ def verify(
         unfinished=len(run.partitions) - len(partitions),
         findings=tuple(sorted(findings, key=lambda one: (one.partition, one.dataset, one.symbol or ""))),
     )
-
-
-def _no_tick(bars: int) -> None:
-    """Progress is counted in partitions."""
 
 
 def _pairs(partition: Partition) -> int:

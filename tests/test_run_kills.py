@@ -39,15 +39,23 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve chunks of symbols x 400 hourly bars."""
-    path = tmp_path_factory.mktemp("kills") / "prices.zarr"
+    return twelve_chunks(tmp_path_factory.mktemp("kills") / "prices.zarr")
+
+
+@pytest.fixture(scope="module")
+def whole(store: Path) -> Run:
+    return run_apart(store)
+
+
+def twelve_chunks(path: Path) -> Path:
+    """A store of twelve chunks of symbols x 400 hourly bars."""
     close = np.stack([tick_walk(400, seed) for seed in range(16)])
     fill_store(path, np.tile(close, (PARTITIONS * 64 // 16, 1)))
     return path
 
 
-@pytest.fixture(scope="module")
-def whole(store: Path) -> Run:
+def run_apart(store: Path) -> Run:
+    """The run that nobody harmed, a partition a chunk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "SHORTEST_NS", 1.0)
         patch.setattr(costs, "PART_BYTES", 1.0)

@@ -16,13 +16,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from filling import fill_store
-from prices import tick_walk
-from test_run_kills import PARTITIONS, PATIENCE_S, SAVED, check_what_is_committed, committed, start, wait_until
+from test_run_kills import (
+    PARTITIONS,
+    PATIENCE_S,
+    check_what_is_committed,
+    committed,
+    run_apart,
+    start,
+    twelve_chunks,
+    wait_until,
+)
 
-from atc_backtest.config import resolve
-from atc_backtest.pipelines import costs
-from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.commits import records
 from atc_backtest.pipelines.runs import LOCK, Run, open_run
 
@@ -31,21 +35,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve chunks of symbols x 400 hourly bars."""
-    path = tmp_path_factory.mktemp("faults") / "prices.zarr"
-    close = np.stack([tick_walk(400, seed) for seed in range(16)])
-    fill_store(path, np.tile(close, (PARTITIONS * 64 // 16, 1)))
-    return path
+    return twelve_chunks(tmp_path_factory.mktemp("storms") / "prices.zarr")
 
 
 @pytest.fixture(scope="module")
 def whole(store: Path) -> Run:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "SHORTEST_NS", 1.0)
-        patch.setattr(costs, "PART_BYTES", 1.0)
-        run = backtest(store, store.parent / "whole", [resolve(environment={})], Options(save=SAVED))
-    assert len(run.done) == PARTITIONS
-    return run
+    return run_apart(store)
 
 
 def check_complete(out: Path, whole: Run) -> None:

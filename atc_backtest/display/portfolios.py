@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from atc_backtest.display.runs import cell
 from atc_backtest.display.terminal import Side, iso, print_json, print_table
 
 if TYPE_CHECKING:
@@ -48,12 +49,6 @@ FIGURES = {
 }
 
 
-def _said(value: Any, how: str) -> str:
-    if value is None:
-        return "-"
-    return iso(value) if how == "date" else how.format(value)
-
-
 def show_returns(symbol: str, table: pa.Table, as_json: bool) -> None:
     """A line a period."""
     from atc_backtest.pipelines.report import to_records
@@ -64,8 +59,8 @@ def show_returns(symbol: str, table: pa.Table, as_json: bool) -> None:
     columns: dict[str, Side] = {}
     for name, (heading, _) in RETURN_COLUMNS.items():
         columns[heading] = "left" if name == "period_ts" else "right"
-    rows = table.set_column(0, "period_ts", table["period_ts"].cast("int64")).to_pylist()
-    lines = [[_said(row[name], how) for name, (_, how) in RETURN_COLUMNS.items()] for row in rows]
+    rows = table.to_pylist()
+    lines = [[cell(row[name], how) for name, (_, how) in RETURN_COLUMNS.items()] for row in rows]
     print_table(columns, lines, symbol, wrap=False)
 
 
@@ -80,7 +75,7 @@ def show_portfolio(found: Portfolio, as_json: bool) -> None:
     print(f"{len(found.weights.symbols):,} symbols, set {found.param_id}, {figures['n_bars']:,} bars, {span}")
     print_table(
         {"figure": "left", "": "right"},
-        [(heading, _said(figures[name], how)) for name, (heading, how) in FIGURES.items()],
+        [(heading, cell(figures[name], how)) for name, (heading, how) in FIGURES.items()],
     )
     print(f"against   {found.benchmark or 'buy-and-hold with the same weights'}")
     print(f"portfolio {found.path}")

@@ -196,7 +196,7 @@ def show_report(run: Run, table: pa.Table, sort: str) -> None:
         heading: "left" if name == "symbol" else "right" for name, (heading, _) in shown.items()
     }
     rows = [
-        [_cell(record[name], how) for name, (_, how) in shown.items()]
+        [cell(record[name], how) for name, (_, how) in shown.items()]
         for record in table.select(list(shown)).to_pylist()
     ]
     lines = _sparklines(run, table)
@@ -224,7 +224,8 @@ def _sparklines(run: Run, table: pa.Table) -> list[str]:
     return [sparkline(curve, SPARK, logarithmic=True) for curve in curves.values()]
 
 
-def _cell(value: Any, how: str) -> str:
+def cell(value: Any, how: str) -> str:
+    """A figure in a table, by a format or `date`; undefined is a dash."""
     if value is None:
         return "-"
     return value.strftime("%Y-%m-%d") if how == "date" else how.format(value)
