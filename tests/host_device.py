@@ -9,7 +9,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -32,12 +32,20 @@ def gpu_kernel() -> CudaKernel:
         return CudaKernel()
     except UnavailableError:
         pass
-    if compiler() is None:
-        reason = "no GPU, and no g++ to run its code on the CPU: install g++ (on Debian or Ubuntu: apt install g++)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need_compiler()
     return CudaKernel(HostDriver())
+
+
+def need_compiler() -> None:
+    if compiler() is None:
+        unavailable("no g++ to run the GPU's code on the CPU: install g++ (on Debian or Ubuntu: apt install g++)")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skips; fails in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @cache
@@ -73,6 +81,12 @@ class HostDriver:
         self.held += n_bytes
         self.most = max(self.most, self.held)
 
+    def compute(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
+        guard = 64
+        work = np.full(work_bytes + guard, 0xA5, np.uint8)  # old contents are no zeros on a device either
+        library(variant).advance(*(ctypes.c_void_p(self.address(one)) for one in (*tables, work)), work_bytes)
+        assert (work[work_bytes:] == 0xA5).all(), "the kernel wrote beyond its workspace"
+
 
 class HostSlot:
     """Computes when it is told to and hands out results when it is asked to finish, as a device does."""
@@ -94,10 +108,7 @@ class HostSlot:
 
     def launch(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
         self._driver.launches.append(symbols)
-        guard = 64
-        work = np.full(work_bytes + guard, 0xA5, np.uint8)  # old contents are no zeros on a device either
-        library(variant).advance(*(ctypes.c_void_p(self._driver.address(one)) for one in (*tables, work)), work_bytes)
-        assert (work[work_bytes:] == 0xA5).all(), "the kernel wrote beyond its workspace"
+        self._driver.compute(variant, tables, symbols, work_bytes)
 
     def download(self, device: NDArray[Any], out: NDArray[Any], key: Any) -> None:
         self._coming.append((device, out, key))

@@ -1,0 +1,168 @@
+"""A device whose warps have 32 lanes: the branch of `atc.cu` that GPUs run, compiled by g++.
+
+`LaneDriver` takes lanes one at a time in any order, so that a barrier that lacks shows in wrong bits (warp_fibers.cpp);
+`SanitizedDriver` runs a thread a lane under one of g++'s sanitizers (warp_threads.cpp).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from host_device import HostDriver, compiler, unavailable
+from numpy.typing import NDArray
+
+from atc_backtest.kernels.cuda import SOURCE, Variant
+
+TESTS = Path(__file__).resolve().parent
+FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-include", str(TESTS / "warp.h"))
+SANITIZERS = {
+    "thread": ("-g", "-fsanitize=thread"),
+    "address": ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+}
+LIMIT_SECONDS = 120
+"""Of a launch in a program: lanes that wait for each other at different lines never end."""
+
+
+class LaneError(Exception):
+    """What lanes or a sanitizer found wrong with the kernel."""
+
+
+@dataclass
+class Launching:
+    """How a grid is run, and what of it is spoilt for a test of the test."""
+
+    blocks: int | None = None
+    """None: one a symbol with shared memory; else so many, whose workspaces lie in the device's memory."""
+    seed: int = 0
+    without: int = 0
+    """A line whose barriers are passed by."""
+    lacks: int = 0
+    """Bytes that workspaces are too small."""
+
+
+class LaneDriver(HostDriver):
+    """`seen`: how often warps have met at each line of the source, 0 for their end."""
+
+    def __init__(self, how: Launching | None = None) -> None:
+        super().__init__()
+        self.how = Launching() if how is None else how
+        self.seen = np.zeros(1 + len(SOURCE.read_text(encoding="utf-8").splitlines()), np.int64)
+
+    def compute(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
+        how, given = self.how, work_bytes - self.how.lacks
+        blocks, guard = how.blocks or symbols, 64
+        scratch = np.full(blocks * given + guard, 0xA5, np.uint8) if how.blocks else None
+        places = [self.address(array) for array in (*tables, *([] if scratch is None else [scratch]))]
+        addresses = [ctypes.c_void_p(place) for place in (*places, None)[:4]]
+        seen = ctypes.c_void_p(self.seen.ctypes.data)
+        fault = fibers(variant).run_warps(*addresses, ctypes.c_int64(given), blocks, how.seed, how.without, seen)
+        if fault:
+            raise LaneError(fault.decode())
+        if scratch is not None and not (scratch[-guard:] == 0xA5).all():
+            raise LaneError("the kernel wrote beyond its workspaces")
+
+
+class SanitizedDriver(HostDriver):
+    """Each launch is a program of its own, to which arrays go through a file and from which they come back."""
+
+    def __init__(self, sanitizer: str, how: Launching | None = None) -> None:
+        super().__init__()
+        self.how = Launching() if how is None else how
+        self._sanitizer = sanitizer
+        self._named: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
+
+    def address(self, device: NDArray[Any]) -> int:
+        place = super().address(device)
+        self._named[place] = device
+        return place
+
+    def compute(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
+        words = {int(word) for table in tables for word in table}
+        arrays = [*tables, *(self._named[word] for word in words if word in self._named)]
+        head = [self.how.blocks or symbols, work_bytes - self.how.lacks, self.how.blocks is None, len(arrays)]
+        for array in arrays:
+            head += [int(array.ctypes.data), array.nbytes]
+        program = [*start_of(self._sanitizer), str(threads(variant, self._sanitizer))]
+        with TemporaryDirectory(prefix="atc-lanes-") as folder:
+            launch, result = Path(folder, "launch"), Path(folder, "result")
+            launch.write_bytes(b"".join([np.array(head, np.int64).tobytes(), *(array.tobytes() for array in arrays)]))
+            said = _run([*program, str(launch), str(result), str(self.how.without)])
+            if said:
+                raise LaneError(said)
+            content = result.read_bytes()
+        start = sum(table.nbytes for table in tables)
+        for array in arrays[len(tables) :]:
+            array[...] = np.frombuffer(content, array.dtype, array.size, start).reshape(array.shape)
+            start += array.nbytes
+
+
+def _built(engine: str, *options: str) -> Path:
+    made = Path(mkdtemp(prefix="atc-lanes-")) / "built"
+    sources = ["-x", "c++", str(SOURCE), str(TESTS / engine), "-o", str(made)]
+    said = _run([str(compiler()), *FLAGS, *options, *sources])
+    assert not said, said
+    return made
+
+
+@cache
+def fibers(variant: Variant) -> ctypes.CDLL:
+    """The kernel of a variant with what runs its lanes, as a shared library."""
+    library = ctypes.CDLL(str(_built("warp_fibers.cpp", *variant.macros, "-shared", "-fPIC")))
+    library.run_warps.restype = ctypes.c_char_p
+    return library
+
+
+@cache
+def threads(variant: Variant, sanitizer: str) -> Path:
+    """The same as a program."""
+    return _built("warp_threads.cpp", *variant.macros, *SANITIZERS[sanitizer], "-pthread")
+
+
+def _run(command: list[str]) -> str:
+    """What it says when it fails, else nothing."""
+    env = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"no end after {LIMIT_SECONDS} s: lanes wait at different lines"
+    return "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
+
+
+@cache
+def start_of(sanitizer: str) -> tuple[str, ...]:
+    """What programs under a sanitizer are started with: nothing, or `setarch -R` where ThreadSanitizer cannot bear
+    addresses drawn from more than 28 bits. Skips where neither does; fails so in CI.
+    """
+    made = Path(mkdtemp(prefix="atc-lanes-"))
+    made.joinpath("empty.cpp").write_text("int main() {}\n")
+    said = _run([str(compiler()), *SANITIZERS[sanitizer], str(made / "empty.cpp"), "-o", str(made / "empty")])
+    if not said:
+        for start in ((), ("setarch", "-R")):
+            if not start or shutil.which(start[0]):
+                said = _run([*start, str(made / "empty")])
+            if not said:
+                return start
+    unavailable(f"no {sanitizer} sanitizer of g++ that runs here: {said.strip()[-300:]}")
+
+
+@cache
+def barriers() -> dict[int, str]:
+    """Lines of `atc.cu` where lanes of a GPU wait for each other, and the function each stands in."""
+    found, function = {}, ""
+    for number, line in enumerate(SOURCE.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("DEVICE "):
+            function = line.partition("(")[0].split()[-1]
+        if "SYNC();" in line:
+            assert line.count("SYNC();") == 1
+            found[number] = function
+    return found
