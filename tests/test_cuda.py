@@ -89,9 +89,9 @@ def test_a_plan_stays_within_its_budget() -> None:
 
 
 def test_the_workspace_of_usual_lengths_is_shared_memory_of_several_warps() -> None:
-    usual = stream_of(StreamKey.of(AtcConfig())).work_bytes(1)
+    usual = stream_of(StreamKey.of(AtcConfig())).work_bytes
     assert 6 * usual <= 227 * 1024  # of a processor of an A100 (164 KiB: four) or H100
-    longest = stream_of(StreamKey.of(AtcConfig(lengths=PerFamily(*([4000] * 6))))).work_bytes(1)
+    longest = stream_of(StreamKey.of(AtcConfig(lengths=PerFamily(*([4000] * 6))))).work_bytes
     assert longest > 227 * 1024  # such a one lies in the device's memory
 
 

@@ -10,11 +10,11 @@
 
 #ifdef HOST
 #include <cmath>
-#include <cstring>
 #define KERNEL extern "C" void
 #define DEVICE static inline
 #define LANES(i, n) for (int i = 0; i < (n); ++i)
 #define SYNC()
+#define READ(table, i) (table)[i]
 #define RINT(v) std::nearbyint(v)
 #define ABS(v) std::fabs(v)
 #define NOT_A_NUMBER __builtin_nan("")
@@ -23,6 +23,7 @@
 #define DEVICE __device__ __forceinline__
 #define LANES(i, n) for (int i = threadIdx.x; i < (n); i += 32)
 #define SYNC() __syncwarp()
+#define READ(table, i) __ldg((table) + (i))
 #define RINT(v) rint(v)
 #define ABS(v) fabs(v)
 #define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000ULL)
@@ -31,9 +32,14 @@
 typedef long long I64;
 
 constexpr int TILE = 32;
+constexpr int ROW = TILE + 1;  // of rows that lanes go along side by side: no two of them in one bank of memory
+constexpr int PART = TILE / 2, PART_ROW = PART + 1;
 constexpr int NINE = 9, FAMILIES = 6, AVERAGES = NINE * FAMILIES;
 constexpr int EMA = 0, HMA = 1, WMA = 2, DEMA = 3, LSMA = 4, KAMA = 5;
+constexpr int LONGEST = 4;  // in summing order
 constexpr int SLOTS = AVERAGES + 2 * FAMILIES;
+constexpr int LAYERS = 2, MEMBERS = 4;  // layers 1, and members of them, that are in the workspace at a time
+constexpr int RULES = 3;                // what an equity is multiplied with when short, out and long
 constexpr double ABOVE = 1 - 1e-12, BELOW = 1 + 1e-12;
 constexpr double KAMA_SPAN = 0.666 - 0.064, KAMA_SLOW = 0.064;
 constexpr double FLOOR = 0.25, CEILING = 1e150;
@@ -59,17 +65,18 @@ struct Stream {
     const I64 *window;     // [7] which of `windows` that is
     const I64 *windows;    // [n_windows] distinct
     I64 n_windows, levels, history, y_rows;  // y_rows: longest smoothing - 1
-    I64 y_slots;           // y values kept in the state
+    I64 y_slots, width;                      // y values kept in the state, all that is kept
 };
 
-// The configurations that share it: [members], and [layers] distinct layers 1, each that of its leader.
+// The configurations that share it: [members], those of one layer 1 side by side, a layer's from start[layer] on.
 struct Members {
-    const I64 *config, *layer1, *leader, *cutout, *up, *down, *growth_row, *growth_start, *growth_last;
+    const I64 *config, *layer1, *start, *cutout, *up, *down, *growth_row, *growth_start, *growth_last;
     const double *keep, *weights, *growth;
     I64 members, layers, growth_width;
 };
 
 // A block of prices and the outputs asked for (null: not), all [.., bars] with `stride` bars between rows.
+// State: values [symbols, width], equities [symbols, configurations, SLOTS].
 struct Block {
     const double *close, *source;
     const I64 *bars;
@@ -78,67 +85,68 @@ struct Block {
     double *signal, *layer1, *equity2, *average, *sign, *equity1;
 };
 
-// The warp's workspace: doubles, then bytes.
+// The warp's workspace: what stays from tile to tile or phase to phase, then a part that first averages and then
+// equities use. Doubles, then bytes.
 struct Work {
-    double *x, *change;                // [history + TILE]
+    double *x;                   // [history + TILE]
+    double *y;                   // [9][y_rows + TILE]
+    double *close;               // [1 + TILE], the one before the tile first
+    double *low, *high;          // [TILE] around the close: what is between is neither above nor below
+    double *returns;             // [TILE]
+    I64 *at;                     // [TILE] places in the block of the tile's bars
+    signed char *sign;           // [54][ROW] the one before the tile first; sides until they have become signals
+
     double *plain, *weighted, *noise;  // [levels][history + TILE], sums of 2, 4, .. values
+    double *change;                    // [history + TILE]
     double *s, *w;                     // [n_windows][TILE]
-    double *y;                         // [9][y_rows + TILE]
-    double *close;                     // [1 + TILE], the one before the tile first
-    double *returns, *up, *down;       // [TILE]
-    double *kama;                      // [9][TILE] squares of KAMA's constants
-    double *seed;                      // [9 x 2][TILE] what EMA and DEMA start from
-    double *equity;                    // [27][TILE] three families
-    double *q;                         // [layers][6][1 + TILE]
-    double *vote;                      // [6][TILE] equities of layer 2
-    I64 *at;                           // [TILE] places in the block of the tile's bars
-    signed char *side;                 // [54][TILE]
-    signed char *sign;                 // [54][1 + TILE]
+    double *kama;                      // [9][ROW] squares of KAMA's constants
+    double *seed;                      // [18][ROW] what EMA and DEMA start from, in place of plain, ..
+    double *moved;                     // what moves towards the beginning of its row, in place of plain, ..
+
+    double *equity;              // [54][PART_ROW] the one before first
+    double *vote;                // [MEMBERS x 6][ROW] equities of layer 2, in place of equity
+    double *q;                   // [LAYERS x 6][ROW] the one before the tile first
+    double *factor;              // [LAYERS][TILE][RULES]
 };
 
-DEVICE Work work_of(char *memory, const Stream &stream, I64 layers) {
+DEVICE I64 larger(I64 a, I64 b) { return a > b ? a : b; }
+
+DEVICE Work work_of(char *memory, const Stream &stream) {
     const I64 rows = stream.history + TILE;
     double *next = (double *)memory;
     Work work;
 #define TAKE(name, count) work.name = next, next += (count)
     TAKE(x, rows);
-    TAKE(change, rows);
+    TAKE(y, NINE * (stream.y_rows + TILE));
+    TAKE(close, 1 + TILE);
+    TAKE(low, TILE);
+    TAKE(high, TILE);
+    TAKE(returns, TILE);
+    double *shared = next;
     TAKE(plain, stream.levels * rows);
     TAKE(weighted, stream.levels * rows);
     TAKE(noise, stream.levels * rows);
+    TAKE(change, rows);
+    work.seed = work.moved = shared;
+    next = shared + larger(next - shared, 2 * NINE * ROW);
     TAKE(s, stream.n_windows * TILE);
     TAKE(w, stream.n_windows * TILE);
-    TAKE(y, NINE * (stream.y_rows + TILE));
-    TAKE(close, 1 + TILE);
-    TAKE(returns, TILE);
-    TAKE(up, TILE);
-    TAKE(down, TILE);
-    TAKE(kama, NINE * TILE);
-    TAKE(seed, 2 * NINE * TILE);
-    TAKE(equity, 3 * NINE * TILE);
-    TAKE(q, layers * FAMILIES * (1 + TILE));
-    TAKE(vote, FAMILIES * TILE);
+    TAKE(kama, NINE * ROW);
+    double *averaged = next;
+    next = shared;
+    work.vote = next;
+    TAKE(equity, AVERAGES * PART_ROW);
+    TAKE(q, LAYERS * FAMILIES * ROW);
+    TAKE(factor, LAYERS * TILE * RULES);
 #undef TAKE
+    next = shared + larger(averaged - shared, next - shared);
     work.at = (I64 *)next;
-    work.side = (signed char *)(work.at + TILE);
-    work.sign = work.side + AVERAGES * TILE;
+    work.sign = (signed char *)(work.at + TILE);
     return work;
 }
 
-// Moves a row's values `by` places towards its beginning.
-DEVICE void shift(double *row, I64 count, I64 by) {
-#ifdef HOST
-    std::memmove(row, row + by, count * sizeof(double));
-#else
-    for (I64 start = 0; start < count; start += 32) {
-        const I64 i = start + threadIdx.x;
-        const double value = i < count ? row[i + by] : 0.0;
-        SYNC();
-        if (i < count) row[i] = value;
-        SYNC();
-    }
-#endif
-}
+// Where in the tile that begins at t0 bar t is: -1 before, TILE behind it.
+DEVICE int in_tile(I64 t, I64 t0) { return t < t0 ? -1 : t - t0 < TILE ? (int)(t - t0) : TILE; }
 
 // The places of up to TILE bars from `from` on that are there; how many.
 DEVICE int present(const Block &block, I64 symbol, I64 from, Work &work) {
@@ -164,16 +172,15 @@ DEVICE void take_prices(const Stream &stream, const Block &block, I64 symbol, in
     const double *close = block.close + symbol * block.n_bars;
     const double *source = block.source + symbol * block.n_bars;
     LANES(i, n) {
-        work.close[1 + i] = close[work.at[i]];
-        work.x[stream.history + i] = source[work.at[i]];
+        const double now = READ(close, work.at[i]);
+        work.close[1 + i] = now;
+        work.low[i] = now * ABOVE;
+        work.high[i] = now * BELOW;
+        work.x[stream.history + i] = READ(source, work.at[i]);
     }
     SYNC();
     LANES(i, n) work.returns[i] = (work.close[1 + i] - work.close[i]) / work.close[i];
-    for (I64 start = 1; start < stream.history + n; start += TILE)
-        LANES(i, TILE) {
-            const I64 row = start + i;
-            if (row < stream.history + n) work.change[row] = ABS(work.x[row] - work.x[row - 1]);
-        }
+    LANES(row, (int)stream.history + n) if (row) work.change[row] = ABS(work.x[row] - work.x[row - 1]);
     SYNC();
 }
 
@@ -181,20 +188,17 @@ DEVICE void take_prices(const Stream &stream, const Block &block, I64 symbol, in
 DEVICE void double_sums(const Stream &stream, int n, Work &work) {
     const I64 rows = stream.history + TILE;
     for (I64 level = 0; level < stream.levels; ++level) {
-        const I64 half = (I64)1 << level;
+        const int half = 1 << level;
         const double *t = level ? work.plain + (level - 1) * rows : work.x;
         const double *w = level ? work.weighted + (level - 1) * rows : work.x;
         const double *c = level ? work.noise + (level - 1) * rows : work.change;
-        for (I64 start = half; start < stream.history + n; start += TILE)
-            LANES(i, TILE) {
-                const I64 row = start + i;
-                if (row < stream.history + n) {
-                    const double now = t[row];
-                    work.plain[level * rows + row] = now + t[row - half];
-                    work.weighted[level * rows + row] = (w[row] + (double)half * now) + w[row - half];
-                    work.noise[level * rows + row] = c[row] + c[row - half];
-                }
-            }
+        LANES(before, (int)stream.history + n - half) {
+            const int row = before + half;
+            const double now = t[row];
+            work.plain[level * rows + row] = now + t[before];
+            work.weighted[level * rows + row] = (w[row] + (double)half * now) + w[before];
+            work.noise[level * rows + row] = c[row] + c[before];
+        }
         SYNC();
     }
 }
@@ -205,7 +209,7 @@ DEVICE void window_sums(const Stream &stream, int n, Work &work) {
     LANES(task, (int)stream.n_windows * TILE) {
         const int window = task / TILE, i = task % TILE;
         if (i < n) {
-            const I64 length = stream.windows[window];
+            const I64 length = READ(stream.windows, window);
             I64 row = stream.history + i, rest = length;
             double s = 0.0, w = 0.0;
             for (int level = (int)stream.levels; level >= 0; --level) {
@@ -227,14 +231,6 @@ DEVICE void window_sums(const Stream &stream, int n, Work &work) {
     SYNC();
 }
 
-// Of a bar at t: where average j of a family stands to the close.
-DEVICE void put_side(const Stream &stream, Work &work, int average, int i, I64 t, double value) {
-    const double close = work.close[1 + i];
-    const bool above = value < close * ABOVE, below = value > close * BELOW;
-    const bool defined = t >= stream.first[average];
-    work.side[average * TILE + i] = defined ? (above ? 1 : below ? -1 : 0) : 0;
-}
-
 DEVICE void put(double *output, const Members &members, const Block &block, I64 symbol, I64 per_symbol, I64 row,
                 I64 at, double value) {
     if (output)
@@ -242,32 +238,34 @@ DEVICE void put(double *output, const Members &members, const Block &block, I64 
             output[((members.config[m] * block.symbols + symbol) * per_symbol + row) * block.n_bars + at] = value;
 }
 
-DEVICE void put_average(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
-                        int average, int i, I64 t, double value) {
-    put_side(stream, work, average, i, t, value);
-    put(block.average, members, block, symbol, AVERAGES, average, work.at[i],
-        t >= stream.first[average] ? value : NOT_A_NUMBER);
+// An average at bar i, defined from bar `first` of the tile on: where it stands to the close.
+DEVICE void put_average(const Members &members, const Block &block, Work &work, I64 symbol, int average, int first,
+                        int i, double value) {
+    const int side = value < work.low[i] ? 1 : value > work.high[i] ? -1 : 0;
+    work.sign[average * ROW + 1 + i] = i >= first ? side : 0;
+    put(block.average, members, block, symbol, AVERAGES, average, work.at[i], i >= first ? value : NOT_A_NUMBER);
 }
 
 // WMA and LSMA, and HMA of pine (an SMA): lanes are bars, each longer window by steps.
 DEVICE void windowed(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
                      int family, int n, I64 t0) {
+    const int window = (int)READ(stream.window, family) * TILE, shortest = (int)READ(stream.shortest, family);
     LANES(i, n) {
-        const I64 oldest = stream.history + i - stream.shortest[family];
-        double s = work.s[stream.window[family] * TILE + i], w = work.w[stream.window[family] * TILE + i];
+        const double *oldest = work.x + stream.history + i - shortest;
+        double s = work.s[window + i], w = work.w[window + i];
         int done = 0;
         for (int k = 0; k < NINE; ++k) {
             for (; done < BEYOND[k]; ++done) {
-                s = s + work.x[oldest - done];
+                s = s + oldest[-done];
                 w = w + s;
             }
             const int average = family * NINE + ASCENDING[k];
             double value;
             if (family == LSMA)
-                value = w * stream.lsma_w[average] - s * stream.lsma_s[average];
+                value = w * READ(stream.lsma_w, average) - s * READ(stream.lsma_s, average);
             else
-                value = family == HMA ? s * stream.sma[average] : w * stream.wma[average];
-            put_average(stream, members, block, work, symbol, average, i, t0 + i, value);
+                value = family == HMA ? s * READ(stream.sma, average) : w * READ(stream.wma, average);
+            put_average(members, block, work, symbol, average, in_tile(READ(stream.first, average), t0), i, value);
         }
     }
     SYNC();
@@ -276,265 +274,309 @@ DEVICE void windowed(const Stream &stream, const Members &members, const Block &
 // y = 2 WMA_h - WMA_L, then the WMA of its last values.
 DEVICE void hma(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol, int n,
                 I64 t0) {
-    const I64 y_width = stream.y_rows + TILE;
+    const int y_width = (int)stream.y_rows + TILE, y_rows = (int)stream.y_rows;
+    const int window = (int)READ(stream.window, HMA) * TILE, half_window = (int)READ(stream.window, 6) * TILE;
+    const int half = (int)READ(stream.shortest, 6);
     LANES(i, n) {
-        const I64 oldest = stream.history + i - stream.shortest[HMA];
-        const I64 half_oldest = stream.history + i - stream.shortest[6];
-        double s = work.s[stream.window[HMA] * TILE + i], w = work.w[stream.window[HMA] * TILE + i];
-        double hs = work.s[stream.window[6] * TILE + i], hw = work.w[stream.window[6] * TILE + i];
-        int done = 0;
-        I64 half_done = 0;
+        const double *oldest = work.x + stream.history + i - READ(stream.shortest, HMA);
+        const double *half_oldest = work.x + stream.history + i - half;
+        double s = work.s[window + i], w = work.w[window + i];
+        double hs = work.s[half_window + i], hw = work.w[half_window + i];
+        int done = 0, half_done = 0;
         for (int k = 0; k < NINE; ++k) {
             for (; done < BEYOND[k]; ++done) {
-                s = s + work.x[oldest - done];
+                s = s + oldest[-done];
                 w = w + s;
             }
             const int j = ASCENDING[k];
-            const I64 half_beyond = stream.lengths[HMA * NINE + j] / 2 - stream.shortest[6];
+            const int half_beyond = (int)READ(stream.lengths, HMA * NINE + j) / 2 - half;
             for (; half_done < half_beyond; ++half_done) {
-                hs = hs + work.x[half_oldest - half_done];
+                hs = hs + half_oldest[-half_done];
                 hw = hw + hs;
             }
-            work.y[j * y_width + stream.y_rows + i] = hw * stream.hma_half[j] - w * stream.wma[HMA * NINE + j];
+            const double longer = w * READ(stream.wma, HMA * NINE + j);
+            work.y[j * y_width + y_rows + i] = hw * READ(stream.hma_half, j) - longer;
         }
     }
     SYNC();
     LANES(task, NINE * TILE) {
-        const int j = task / TILE, i = task % TILE;
+        const int j = task / TILE, i = task % TILE, smooth = (int)READ(stream.smooth, j);
         if (i < n) {
-            const double *y = work.y + j * y_width + stream.y_rows + i;
+            const double *y = work.y + j * y_width + y_rows + i;
             double s = y[0], v = s;
-            for (I64 lag = 1; lag < stream.smooth[j]; ++lag) {
+            for (int lag = 1; lag < smooth; ++lag) {
                 s = s + y[-lag];
                 v = v + s;
             }
-            put_average(stream, members, block, work, symbol, HMA * NINE + j, i, t0 + i, v * stream.hma_smooth[j]);
+            const int average = HMA * NINE + j;
+            put_average(members, block, work, symbol, average, in_tile(READ(stream.first, average), t0), i,
+                        v * READ(stream.hma_smooth, j));
         }
     }
     SYNC();
 }
 
-// What the recursions need of each bar, side by side: seeds of EMA and DEMA, constants of KAMA.
-DEVICE void prepare_recursions(const Stream &stream, Work &work, int n) {
+// Squares of KAMA's constants, side by side.
+DEVICE void kama_constants(const Stream &stream, Work &work, int n) {
     const I64 rows = stream.history + TILE;
-    LANES(task, 3 * TILE) {
-        const int which = task / TILE, i = task % TILE;
-        if (i >= n) continue;
-        const int family = which == 0 ? EMA : which == 1 ? DEMA : KAMA;
-        const I64 now = stream.history + i, oldest = now - stream.shortest[family];
-        int done = 0;
-        if (which < 2) {
-            double s = work.s[stream.window[family] * TILE + i];
-            for (int k = 0; k < NINE; ++k) {
-                for (; done < BEYOND[k]; ++done) s = s + work.x[oldest - done];
-                const int j = ASCENDING[k];
-                work.seed[(which * NINE + j) * TILE + i] = PINE ? work.x[now] : s * stream.sma[family * NINE + j];
-            }
-        } else {
-            const I64 length = stream.shortest[KAMA];
-            I64 row = now;
-            bool is_newest = true;
-            double noise = 0.0;
-            for (int level = (int)stream.levels; level >= 0; --level) {
-                const I64 power = (I64)1 << level;
-                if (!(length & power)) continue;
-                const double part = level ? work.noise[(level - 1) * rows + row] : work.change[row];
-                noise = is_newest ? part : noise + part;
-                is_newest = false;
-                row -= power;
-            }
-            for (int k = 0; k < NINE; ++k) {
-                for (; done < BEYOND[k]; ++done) noise = noise + work.change[oldest - done];
-                const double move = ABS(work.x[now] - work.x[oldest - BEYOND[k]]);
-                const double ratio = noise > 0.0 ? move / noise : 0.0;
-                const double c = ratio * KAMA_SPAN + KAMA_SLOW;
-                work.kama[ASCENDING[k] * TILE + i] = c * c;
-            }
+    const int length = (int)READ(stream.shortest, KAMA);
+    LANES(i, n) {
+        const int now = (int)stream.history + i, oldest = now - length;
+        int row = now, done = 0;
+        bool is_newest = true;
+        double noise = 0.0;
+        for (int level = (int)stream.levels; level >= 0; --level) {
+            const int power = 1 << level;
+            if (!(length & power)) continue;
+            const double part = level ? work.noise[(level - 1) * rows + row] : work.change[row];
+            noise = is_newest ? part : noise + part;
+            is_newest = false;
+            row -= power;
+        }
+        for (int k = 0; k < NINE; ++k) {
+            for (; done < BEYOND[k]; ++done) noise = noise + work.change[oldest - done];
+            const double move = ABS(work.x[now] - work.x[oldest - BEYOND[k]]);
+            const double ratio = noise > 0.0 ? move / noise : 0.0;
+            const double c = ratio * KAMA_SPAN + KAMA_SLOW;
+            work.kama[ASCENDING[k] * ROW + i] = c * c;
         }
     }
     SYNC();
 }
 
-// EMA, DEMA and KAMA: a lane an average, bar after bar. `recursive`: the state's slots, `symbols` apart.
+// What EMA and DEMA start from, in tiles in which one of them may.
+DEVICE void seeds(const Stream &stream, Work &work, int n, I64 t0) {
+    if (t0 > larger(READ(stream.first, EMA * NINE + LONGEST), READ(stream.first, DEMA * NINE + LONGEST))) return;
+    LANES(task, 2 * TILE) {
+        const int which = task / TILE, i = task % TILE, family = which ? DEMA : EMA;
+        if (i >= n) continue;
+        const int now = (int)stream.history + i, oldest = now - (int)READ(stream.shortest, family);
+        int done = 0;
+        double s = work.s[READ(stream.window, family) * TILE + i];
+        for (int k = 0; k < NINE; ++k) {
+            for (; done < BEYOND[k]; ++done) s = s + work.x[oldest - done];
+            const int j = ASCENDING[k];
+            work.seed[(which * NINE + j) * ROW + i] = PINE ? work.x[now] : s * READ(stream.sma, family * NINE + j);
+        }
+    }
+    SYNC();
+}
+
+// EMA, DEMA and KAMA: a lane an average, bar after bar, all in the same steps. `recursive`: the state's slots.
 DEVICE void recursions(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
                        double *recursive, int n, I64 t0) {
     LANES(task, 3 * NINE) {
         const int which = task / NINE, j = task % NINE;
-        const int family = which == 0 ? EMA : which == 1 ? DEMA : KAMA;
-        const int average = family * NINE + j;
-        const int slot = which == 0 ? j : which == 1 ? NINE + j : 3 * NINE + j;
-        double *kept = recursive + slot * block.symbols, *second = kept + NINE * block.symbols;
-        const double alpha = stream.alpha[average];
-        const I64 first = stream.first[average], length = stream.lengths[average];
-        double e = *kept, e2 = which == 1 ? *second : 0.0;
+        const bool is_kama = which == 2, is_dema = which == 1;
+        const int average = (is_kama ? KAMA : is_dema ? DEMA : EMA) * NINE + j;
+        double *kept = recursive + (is_kama ? 3 * NINE : which * NINE) + j, *second = recursive + 2 * NINE + j;
+        const I64 t_first = READ(stream.first, average);
+        const int first = in_tile(t_first, t0);
+        const int steps = in_tile(is_kama ? READ(stream.lengths, average) : t_first + 1, t0);
+        const int begins = !is_kama ? first : PINE ? -1 : in_tile(0, t0);
+        const double *row = is_kama ? work.kama + j * ROW : work.seed + task * ROW;
+        const double alpha = READ(stream.alpha, average);
+        double e = *kept, e2 = *second;
         for (int i = 0; i < n; ++i) {
-            const I64 t = t0 + i;
             const double x = work.x[stream.history + i];
-            double value;
-            if (which == 2) {
-                const double stepped = e + work.kama[j * TILE + i] * (x - e);
-                const double held = PINE ? e : (t == 0 ? x : e);
-                e = t >= length ? stepped : held;
-                value = e;
-            } else {
-                const double seed = work.seed[(which * NINE + j) * TILE + i];
-                const double stepped = e + alpha * (x - e);
-                if (which == 1) {
-                    const double stepped2 = e2 + alpha * (stepped - e2);
-                    e2 = t > first ? stepped2 : (t == first ? seed : e2);
-                }
-                e = t > first ? stepped : (t == first ? seed : e);
-                value = which == 1 ? 2.0 * e - e2 : e;
+            const double stepped = e + (is_kama ? row[i] : alpha) * (x - e);
+            const double stepped2 = e2 + alpha * (stepped - e2);
+            if (i >= steps) {
+                e = stepped;
+                e2 = stepped2;
+            } else if (i == begins) {
+                e = e2 = is_kama ? x : row[i];
             }
-            put_average(stream, members, block, work, symbol, average, i, t, value);
+            put_average(members, block, work, symbol, average, first, i, is_dema ? 2.0 * e - e2 : e);
         }
         *kept = e;
-        if (which == 1) *second = e2;
+        if (is_dema) *second = e2;
     }
     SYNC();
 }
 
-// Signals from sides: a lane an average. `sides`, `signs`: the state's slots.
+// Signals from sides, in their place: a lane an average. `sides`, `signs`: the state's slots.
 DEVICE void signals(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
                     double *sides, double *signs, int n, I64 t0) {
     LANES(average, AVERAGES) {
-        int last = (int)sides[average * block.symbols], sign = (int)signs[average * block.symbols];
-        const I64 first = stream.first[average];
-        work.sign[average * (1 + TILE)] = (signed char)sign;
+        int last = (int)sides[average], sign = (int)signs[average];
+        const int first = in_tile(READ(stream.first, average), t0);
+        signed char *row = work.sign + average * ROW;
+        row[0] = sign;
         for (int i = 0; i < n; ++i) {
-            const int side = work.side[average * TILE + i];
-            if (t0 + i > first && side != last && side != 0) sign = side;
+            const int side = row[1 + i];
+            if (i > first && side != last && side != 0) sign = side;
             last = side;
-            work.sign[average * (1 + TILE) + 1 + i] = (signed char)sign;
+            row[1 + i] = sign;
             put(block.sign, members, block, symbol, AVERAGES, average, work.at[i], (double)sign);
         }
-        sides[average * block.symbols] = last;
-        signs[average * block.symbols] = sign;
+        sides[average] = last;
+        signs[average] = sign;
     }
     SYNC();
 }
 
-// What a long and a short equity is multiplied with, of member m.
-DEVICE void factors(const Members &members, Work &work, I64 m, int n, I64 t0) {
-    const double *growth = members.growth + members.growth_row[m] * members.growth_width;
+// What a member keeps of a symbol: 54 equities, 6 of layer 2, 6 signals of layer 1.
+DEVICE double *kept_of(const Members &members, const Block &block, I64 symbol, I64 m) {
+    return block.equities + (symbol * members.members + READ(members.config, m)) * SLOTS;
+}
+
+// What equities of a layer are multiplied with.
+DEVICE void factors(const Members &members, Work &work, I64 layer, int slot, int n, I64 t0) {
+    const I64 m = READ(members.start, layer);
+    const double *growth = members.growth + READ(members.growth_row, m) * members.growth_width;
+    const double keep = READ(members.keep, m);
+    const I64 begins = t0 - READ(members.cutout, m) - READ(members.growth_start, m);
+    const I64 last = READ(members.growth_last, m);
     LANES(i, n) {
-        I64 k = t0 + i - members.cutout[m] - members.growth_start[m];
-        k = k < 0 ? 0 : k > members.growth_last[m] ? members.growth_last[m] : k;
-        const double gain = work.returns[i] * growth[k];
-        work.up[i] = members.keep[m] * (1.0 + gain);
-        work.down[i] = members.keep[m] * (1.0 - gain);
+        const I64 k = begins + i;
+        const double gain = work.returns[i] * READ(growth, k < 0 ? 0 : k > last ? last : k);
+        double *factor = work.factor + (slot * TILE + i) * RULES;
+        factor[0] = keep * (1.0 - gain);
+        factor[1] = keep;
+        factor[2] = keep * (1.0 + gain);
     }
     SYNC();
 }
 
-DEVICE double stepped(double equity, double sign, double up, double down, double keep, I64 t, I64 cutout,
-                      double start) {
-    if (t < cutout) return NOT_A_NUMBER;
-    if (t == cutout) return start;
-    const double value = equity * (sign > 0.0 ? up : sign < 0.0 ? down : keep);
+// An equity at bar i, after it was multiplied; it begins at bar `begins` of the tile.
+DEVICE double limited(double value, int i, int begins, double start) {
     const double floored = value > FLOOR ? value : FLOOR;
-    return floored < CEILING ? floored : CEILING;
+    const double equity = floored < CEILING ? floored : CEILING;
+    return i > begins ? equity : i == begins ? start : NOT_A_NUMBER;
 }
 
-// Layer 1 of one distinct setting, three families at a time: equities by lanes, then their sums by bars.
-DEVICE void layer1(const Members &members, const Block &block, Work &work, I64 symbol, I64 layer, int n, I64 t0) {
-    const I64 m = members.leader[layer];
-    const I64 cutout = members.cutout[m];
-    const double keep = members.keep[m];
-    double *kept = block.equities + (members.config[m] * SLOTS) * block.symbols + symbol;
-    for (int half = 0; half < 2; ++half) {
-        LANES(task, 3 * NINE) {
-            const int average = half * 3 * NINE + task;
-            const signed char *sign = work.sign + average * (1 + TILE);
-            double e = kept[average * block.symbols];
-            for (int i = 0; i < n; ++i) {
-                e = stepped(e, sign[i], work.up[i], work.down[i], keep, t0 + i, cutout, 1.0);
-                work.equity[task * TILE + i] = e;
+// Layer 1, half a tile at a time: equities, a lane two of them, then their sums by families and bars.
+DEVICE void layer1(const Members &members, const Block &block, Work &work, I64 symbol, I64 layer, int slot, int n,
+                   I64 t0) {
+    const I64 m = READ(members.start, layer);
+    const int begins = in_tile(READ(members.cutout, m), t0);
+    double *kept = kept_of(members, block, symbol, m);
+    double *q = work.q + slot * FAMILIES * ROW;
+    LANES(family, FAMILIES) q[family * ROW] = kept[AVERAGES + FAMILIES + family];
+    for (int part = 0; part < n; part += PART) {
+        const int bars = n - part < PART ? n - part : PART;
+        LANES(task, AVERAGES / 2) {
+            const int other = task + AVERAGES / 2;
+            double *row = work.equity + task * PART_ROW, *other_row = work.equity + other * PART_ROW;
+            const signed char *sign = work.sign + task * ROW + part, *other_sign = work.sign + other * ROW + part;
+            const double *factor = work.factor + (slot * TILE + part) * RULES + 1;
+            double e = part ? row[PART] : kept[task], f = part ? other_row[PART] : kept[other];
+            for (int i = 0; i < bars; ++i, factor += RULES) {
+                e = limited(e * factor[sign[i]], part + i, begins, 1.0);
+                f = limited(f * factor[other_sign[i]], part + i, begins, 1.0);
+                row[1 + i] = e;
+                other_row[1 + i] = f;
             }
-            kept[average * block.symbols] = e;
+            if (part + bars == n) kept[task] = e, kept[other] = f;
         }
         SYNC();
-        LANES(task, 3 * TILE) {
-            const int family = half * 3 + task / TILE, i = task % TILE;
-            if (i >= n) continue;
-            const double *e = work.equity + (task / TILE) * NINE * TILE + i;
-            const signed char *sign = work.sign + family * NINE * (1 + TILE) + 1 + i;
-            double num = (double)sign[0] * e[0], den = e[0];
-            for (int j = 1; j < NINE; ++j) {
-                num = num + (double)sign[j * (1 + TILE)] * e[j * TILE];
-                den = den + e[j * TILE];
+        LANES(task, FAMILIES * PART) {
+            const int family = task / PART, i = task % PART;
+            if (i >= bars) continue;
+            const double *e = work.equity + family * NINE * PART_ROW + 1 + i;
+            const signed char *sign = work.sign + family * NINE * ROW + 1 + part + i;
+            double num = 0.0, den = 0.0;
+            for (int j = 0; j < NINE; ++j) {
+                const double now = e[j * PART_ROW];
+                const int side = sign[j * ROW];
+                const double voted = side > 0 ? now : side < 0 ? -now : 0.0;
+                num = j ? num + voted : voted;
+                den = j ? den + now : now;
             }
-            work.q[(layer * FAMILIES + family) * (1 + TILE) + 1 + i] = RINT(100.0 * (num / den));
+            q[family * ROW + 1 + part + i] = RINT(100.0 * (num / den));
         }
         SYNC();
         if (block.equity1) {
-            LANES(task, 3 * NINE * TILE) {
-                const int i = task % TILE;
-                if (i < n)
-                    for (I64 other = 0; other < members.members; ++other)
-                        if (members.layer1[other] == layer)
-                            block.equity1[((members.config[other] * block.symbols + symbol) * AVERAGES +
-                                           half * 3 * NINE + task / TILE) * block.n_bars + work.at[i]] =
-                                work.equity[task];
-            }
+            for (I64 other = m; other < READ(members.start, layer + 1); ++other)
+                LANES(task, AVERAGES * PART) {
+                    const int average = task / PART, i = task % PART;
+                    const I64 row = (READ(members.config, other) * block.symbols + symbol) * AVERAGES + average;
+                    if (i < bars)
+                        block.equity1[row * block.n_bars + work.at[part + i]] =
+                            work.equity[average * PART_ROW + 1 + i];
+                }
             SYNC();
         }
     }
 }
 
-// Layer 2 and the final signal of member m.
-DEVICE void layer2(const Members &members, const Block &block, Work &work, I64 symbol, I64 m, int n, I64 t0) {
-    const I64 cutout = members.cutout[m], config = members.config[m];
-    const double *q = work.q + members.layer1[m] * FAMILIES * (1 + TILE);
-    double *kept = block.equities + (config * SLOTS + AVERAGES) * block.symbols + symbol;
-    LANES(family, FAMILIES) {
-        const double *own = q + family * (1 + TILE);
-        const double start = members.weights[m * FAMILIES + family];
-        double e = kept[family * block.symbols];
-        for (int i = 0; i < n; ++i) {
-            e = stepped(e, own[i], work.up[i], work.down[i], members.keep[m], t0 + i, cutout, start);
-            work.vote[family * TILE + i] = e;
+// Layer 2 of `count` members from m0 on, whose layers 1 are in the workspace from layer l0 on, and their signals.
+DEVICE void layer2(const Members &members, const Block &block, Work &work, I64 symbol, I64 m0, int count, I64 l0,
+                   int n, I64 t0) {
+    LANES(task, count * FAMILIES) {
+        const int family = task % FAMILIES;
+        const I64 m = m0 + task / FAMILIES;
+        const int slot = (int)(READ(members.layer1, m) - l0);
+        const int begins = in_tile(READ(members.cutout, m), t0);
+        const double *own = work.q + (slot * FAMILIES + family) * ROW;
+        const double *factor = work.factor + slot * TILE * RULES + 1;
+        const double start = READ(members.weights, m * FAMILIES + family);
+        double *kept = kept_of(members, block, symbol, m) + AVERAGES + family;
+        double e = *kept;
+        for (int i = 0; i < n; ++i, factor += RULES) {
+            const int side = own[i] > 0.0 ? 1 : own[i] < 0.0 ? -1 : 0;
+            e = limited(e * factor[side], i, begins, start);
+            work.vote[task * ROW + i] = e;
         }
-        kept[family * block.symbols] = e;
-        kept[(FAMILIES + family) * block.symbols] = own[n];
+        kept[0] = e;
+        kept[FAMILIES] = own[n];
     }
     SYNC();
-    const double up = (double)members.up[m], down = (double)members.down[m];
-    LANES(i, n) {
-        const I64 at = work.at[i];
+    LANES(task, count * TILE) {
+        const int i = task % TILE;
+        if (i >= n) continue;
+        const I64 m = m0 + task / TILE, at = work.at[i];
+        const double *q = work.q + (READ(members.layer1, m) - l0) * FAMILIES * ROW + 1 + i;
+        const double *vote = work.vote + task / TILE * FAMILIES * ROW + i;
+        const double up = (double)READ(members.up, m), down = (double)READ(members.down, m);
+        const I64 row = READ(members.config, m) * block.symbols + symbol;
         double num = 0.0, den = 0.0;
         for (int family = 0; family < FAMILIES; ++family) {
-            const double now = q[family * (1 + TILE) + 1 + i], e = work.vote[family * TILE + i];
-            const double vote = now > up ? 1.0 : now < down ? -1.0 : 0.0;
-            num = family ? num + vote * e : vote * e;
+            const double now = q[family * ROW], e = vote[family * ROW];
+            const double voted = now > up ? e : now < down ? -e : 0.0;
+            num = family ? num + voted : voted;
             den = family ? den + e : e;
-            const I64 row = ((config * block.symbols + symbol) * FAMILIES + family) * block.n_bars + at;
-            if (block.layer1) block.layer1[row] = now / 100.0;
-            if (block.equity2) block.equity2[row] = e;
+            if (block.layer1) block.layer1[(row * FAMILIES + family) * block.n_bars + at] = now / 100.0;
+            if (block.equity2) block.equity2[(row * FAMILIES + family) * block.n_bars + at] = e;
         }
-        if (block.signal) block.signal[(config * block.symbols + symbol) * block.n_bars + at] = num / den;
+        if (block.signal) block.signal[row * block.n_bars + at] = num / den;
     }
     SYNC();
 }
 
-// The state's slots of a symbol, into the workspace and back.
-DEVICE void load(const Stream &stream, const Members &members, const Block &block, Work &work, const double *state,
-                 I64 symbol) {
-    work.close[0] = state[0];
-    LANES(i, (int)stream.history) work.x[i] = state[(1 + i) * block.symbols];
-    if (!PINE) {
-        LANES(j, NINE) {
-            I64 slot = 1 + stream.history;
-            for (int before = 0; before < j; ++before) slot += stream.smooth[before] - 1;
-            double *y = work.y + j * (stream.y_rows + TILE) + stream.y_rows - (stream.smooth[j] - 1);
-            for (I64 k = 0; k < stream.smooth[j] - 1; ++k) y[k] = state[(slot + k) * block.symbols];
+// All members, as many layers at a time as the workspace has room for.
+DEVICE void layers(const Members &members, const Block &block, Work &work, I64 symbol, int n, I64 t0) {
+    for (I64 l0 = 0; l0 < members.layers; l0 += LAYERS) {
+        const I64 stop = members.layers - l0 < LAYERS ? members.layers : l0 + LAYERS;
+        for (I64 layer = l0; layer < stop; ++layer) {
+            factors(members, work, layer, (int)(layer - l0), n, t0);
+            layer1(members, block, work, symbol, layer, (int)(layer - l0), n, t0);
         }
+        const I64 last = READ(members.start, stop);
+        for (I64 m = READ(members.start, l0); m < last; m += MEMBERS)
+            layer2(members, block, work, symbol, m, last - m < MEMBERS ? (int)(last - m) : MEMBERS, l0, n, t0);
     }
-    LANES(task, (int)members.layers * FAMILIES) {
-        const I64 config = members.config[members.leader[task / FAMILIES]];
-        const I64 slot = config * SLOTS + AVERAGES + FAMILIES + task % FAMILIES;
-        work.q[task * (1 + TILE)] = block.equities[slot * block.symbols + symbol];
-    }
+}
+
+// Where the state has y of HMA's length j, and how many.
+DEVICE double *y_kept(const Stream &stream, double *state, int j) {
+    double *kept = state + 1 + stream.history;
+    for (int before = 0; before < j; ++before) kept += READ(stream.smooth, before) - 1;
+    return kept;
+}
+
+// The state's slots of a symbol, into the workspace and back.
+DEVICE void load(const Stream &stream, Work &work, double *state) {
+    LANES(i, 1) work.close[0] = state[0];
+    LANES(i, (int)stream.history) work.x[i] = state[1 + i];
+    if (!PINE)
+        LANES(j, NINE) {
+            const int rows = (int)READ(stream.smooth, j) - 1;
+            const double *kept = y_kept(stream, state, j);
+            double *y = work.y + j * (stream.y_rows + TILE) + stream.y_rows - rows;
+            for (int k = 0; k < rows; ++k) y[k] = kept[k];
+        }
     SYNC();
 }
 
@@ -542,43 +584,47 @@ DEVICE void load(const Stream &stream, const Members &members, const Block &bloc
 DEVICE void store(const Stream &stream, const Members &members, const Block &block, Work &work, double *state,
                   I64 symbol) {
     for (I64 m = 0; m < members.members; ++m) {
-        const I64 leader = members.leader[members.layer1[m]];
-        if (leader == m) continue;
-        LANES(average, AVERAGES) {
-            const I64 from = (members.config[leader] * SLOTS + average) * block.symbols + symbol;
-            block.equities[(members.config[m] * SLOTS + average) * block.symbols + symbol] = block.equities[from];
-        }
+        const I64 first = READ(members.start, READ(members.layer1, m));
+        if (first == m) continue;
+        const double *from = kept_of(members, block, symbol, first);
+        double *kept = kept_of(members, block, symbol, m);
+        LANES(average, AVERAGES) kept[average] = from[average];
     }
-    LANES(i, (int)stream.history) state[(1 + i) * block.symbols] = work.x[i];
-    if (!PINE) {
+    LANES(i, (int)stream.history) state[1 + i] = work.x[i];
+    if (!PINE)
         LANES(j, NINE) {
-            I64 slot = 1 + stream.history;
-            for (int before = 0; before < j; ++before) slot += stream.smooth[before] - 1;
-            const double *y = work.y + j * (stream.y_rows + TILE) + stream.y_rows - (stream.smooth[j] - 1);
-            for (I64 k = 0; k < stream.smooth[j] - 1; ++k) state[(slot + k) * block.symbols] = y[k];
+            const int rows = (int)READ(stream.smooth, j) - 1;
+            double *kept = y_kept(stream, state, j);
+            const double *y = work.y + j * (stream.y_rows + TILE) + stream.y_rows - rows;
+            for (int k = 0; k < rows; ++k) kept[k] = y[k];
         }
-    }
     LANES(i, 1) state[0] = work.close[0];
     SYNC();
 }
 
-// After n bars: histories, closes and last signals to where the next tile looks for them.
-DEVICE void turn(const Stream &stream, const Members &members, Work &work, int n) {
-    shift(work.x, stream.history, n);
-    if (!PINE)
-        for (int j = 0; j < NINE; ++j) shift(work.y + j * (stream.y_rows + TILE), stream.y_rows, n);
-    LANES(i, 1) work.close[0] = work.close[n];
-    LANES(task, (int)members.layers * FAMILIES) work.q[task * (1 + TILE)] = work.q[task * (1 + TILE) + n];
+// After n bars: histories and the close to where the next tile looks for them.
+DEVICE void turn(const Stream &stream, Work &work, int n) {
+    const int history = (int)stream.history, y_rows = (int)stream.y_rows, y_width = y_rows + TILE;
+    LANES(row, history) work.moved[row] = work.x[row + n];
     SYNC();
+    LANES(row, history) work.x[row] = work.moved[row];
+    LANES(i, 1) work.close[0] = work.close[n];
+    SYNC();
+    if (!PINE && y_rows) {
+        LANES(task, NINE * y_rows) work.moved[task] = work.y[task / y_rows * y_width + task % y_rows + n];
+        SYNC();
+        LANES(task, NINE * y_rows) work.y[task / y_rows * y_width + task % y_rows] = work.moved[task];
+        SYNC();
+    }
 }
 
 DEVICE void advance_series(const Stream &stream, const Members &members, const Block &block, char *memory,
                            I64 symbol) {
-    Work work = work_of(memory, stream, members.layers);
-    double *state = block.values + symbol;
-    double *recursive = state + (1 + stream.history + stream.y_slots) * block.symbols;
-    double *sides = recursive + 4 * NINE * block.symbols, *signs = sides + AVERAGES * block.symbols;
-    load(stream, members, block, work, state, symbol);
+    Work work = work_of(memory, stream);
+    double *state = block.values + symbol * stream.width;
+    double *recursive = state + 1 + stream.history + stream.y_slots;
+    double *sides = recursive + 4 * NINE, *signs = sides + AVERAGES;
+    load(stream, work, state);
     I64 t = block.bars[symbol];
     for (I64 from = 0; from < block.n_bars; from += TILE) {
         const int n = present(block, symbol, from, work);
@@ -586,7 +632,8 @@ DEVICE void advance_series(const Stream &stream, const Members &members, const B
         take_prices(stream, block, symbol, n, work);
         double_sums(stream, n, work);
         window_sums(stream, n, work);
-        prepare_recursions(stream, work, n);
+        kama_constants(stream, work, n);
+        seeds(stream, work, n, t);
         recursions(stream, members, block, work, symbol, recursive, n, t);
         if (PINE)
             windowed(stream, members, block, work, symbol, HMA, n, t);
@@ -595,13 +642,8 @@ DEVICE void advance_series(const Stream &stream, const Members &members, const B
         windowed(stream, members, block, work, symbol, WMA, n, t);
         windowed(stream, members, block, work, symbol, LSMA, n, t);
         signals(stream, members, block, work, symbol, sides, signs, n, t);
-        for (I64 layer = 0; layer < members.layers; ++layer) {
-            factors(members, work, members.leader[layer], n, t);
-            layer1(members, block, work, symbol, layer, n, t);
-            for (I64 m = 0; m < members.members; ++m)
-                if (members.layer1[m] == layer) layer2(members, block, work, symbol, m, n, t);
-        }
-        turn(stream, members, work, n);
+        layers(members, block, work, symbol, n, t);
+        turn(stream, work, n);
         t += n;
     }
     store(stream, members, block, work, state, symbol);

@@ -191,12 +191,12 @@ class _Group:
         shape = stream_of(self._stream.key)
         constants = MemberConstants.of(state.configs, self._members, state.bars[group], n_bars)
         head = self._slots[0]
-        values = head.upload(np.ascontiguousarray(self._stream.values[:, group]))
-        equities = head.upload(np.ascontiguousarray(state.equities[self._members, :, group]))
+        values = head.upload(np.ascontiguousarray(self._stream.values[:, group].T))
+        equities = head.upload(np.ascontiguousarray(state.equities[self._members, :, group].transpose(2, 0, 1)))
         tables = head.upload(shape.table(self._place)), head.upload(members_table(constants, self._place))
         head.finish()
         variant = Variant(self._stream.key.robustness, self._stream.key.profile == "pine")
-        launch = partial(self._launch, variant, tables, shape.work_bytes(constants.leader.size), (values, equities))
+        launch = partial(self._launch, variant, tables, shape.work_bytes, (values, equities))
         bars = state.bars[group].copy()
         for number, start in enumerate(range(0, n_bars, slab_bars)):
             slot = self._slots[number % SLOTS]
@@ -208,8 +208,8 @@ class _Group:
             bars = bars + np.count_nonzero(~np.isnan(close), axis=1)
         for slot in self._slots:
             slot.finish()
-        head.download(values, self._stream.values, (slice(None), group))
-        head.download(equities, state.equities, (self._members, slice(None), group))
+        head.download(values, self._stream.values.T, group)
+        head.download(equities, state.equities.transpose(2, 0, 1), (group, self._members))
         head.finish()
 
     def _place(self, array: NDArray[Any]) -> int:

@@ -25,6 +25,7 @@ from atc_backtest.kernels.protocol import (
 )
 
 TILE = 32
+ROW, PART_ROW, LAYERS, RULES = TILE + 1, TILE // 2 + 1, 2, 3
 Place = Callable[[Any], int]
 """Puts an array where the kernel can read it; its address."""
 
@@ -39,28 +40,22 @@ class DeviceStream:
     history: int
     y_rows: int
     y_slots: int
+    width: int
 
     def table(self, place: Place) -> I64:
         """The structure, with addresses for arrays."""
-        counts = (self.n_windows, self.levels, self.history, self.y_rows, self.y_slots)
+        counts = (self.n_windows, self.levels, self.history, self.y_rows, self.y_slots, self.width)
         return np.array([*(place(array) for array in self.arrays), *counts], dtype=np.int64)
 
-    def work_bytes(self, layers: int) -> int:
+    @property
+    def work_bytes(self) -> int:
         """A warp's workspace: `work_of` in atc.cu."""
         rows = self.history + TILE
-        doubles = (
-            (2 + 3 * self.levels) * rows
-            + 2 * self.n_windows * TILE
-            + N_LENGTHS * (self.y_rows + TILE)
-            + (1 + TILE)
-            + 3 * TILE
-            + (1 + 2 + 3) * N_LENGTHS * TILE
-            + layers * N_FAMILIES * (1 + TILE)
-            + N_FAMILIES * TILE
-            + TILE
-        )
-        signs = N_AVERAGES * (2 * TILE + 1)
-        return 8 * (doubles + -(-signs // 8))
+        doubled = max((1 + 3 * self.levels) * rows, 2 * N_LENGTHS * ROW, N_LENGTHS * self.y_rows)
+        averages = doubled + 2 * self.n_windows * TILE + N_LENGTHS * ROW
+        equities = N_AVERAGES * PART_ROW + LAYERS * N_FAMILIES * ROW + LAYERS * TILE * RULES
+        lasting = rows + N_LENGTHS * (self.y_rows + TILE) + (1 + TILE) + 3 * TILE + TILE
+        return 8 * (lasting + max(averages, equities) + -(-N_AVERAGES * ROW // 8))
 
 
 @lru_cache(maxsize=256)
@@ -80,15 +75,18 @@ def stream_of(key: StreamKey) -> DeviceStream:
         history=layout.history,
         y_rows=int(layout.smooth.max()) - 1,
         y_slots=layout.y_slots,
+        width=layout.width,
     )
 
 
 def members_table(of: MemberConstants, place: Place) -> I64:
     """`struct Members`; on the device, members are numbered from 0 and others have no place."""
-    whole = ("layer1", "leader", "cutout", "up", "down", "growth_row", "growth_start", "growth_last")
-    addresses = [place(np.arange(of.config.size))]
-    addresses += [place(np.ascontiguousarray(getattr(of, name), dtype=np.int64)) for name in whole]
-    addresses += [place(np.ascontiguousarray(getattr(of, name))) for name in ("keep", "weights", "growth")]
+    order = np.argsort(of.layer1, kind="stable")
+    start = np.searchsorted(of.layer1[order], np.arange(of.leader.size + 1))
+    whole = [getattr(of, name)[order] for name in ("cutout", "up", "down", "growth_row", "growth_start", "growth_last")]
+    arrays = [order, of.layer1[order], start, *whole]
+    addresses = [place(np.ascontiguousarray(array, dtype=np.int64)) for array in arrays]
+    addresses += [place(np.ascontiguousarray(array)) for array in (of.keep[order], of.weights[order], of.growth)]
     return np.array([*addresses, of.config.size, of.leader.size, of.growth.shape[1]], dtype=np.int64)
 
 
