@@ -369,7 +369,8 @@ DEVICE void recursions(const Stream &stream, const Members &members, const Block
         const int which = task / NINE, j = task % NINE;
         const bool is_kama = which == 2, is_dema = which == 1;
         const int average = (is_kama ? KAMA : is_dema ? DEMA : EMA) * NINE + j;
-        double *kept = recursive + (is_kama ? 3 * NINE : which * NINE) + j, *second = recursive + 2 * NINE + j;
+        double *kept = recursive + (is_kama ? 3 * NINE : which * NINE) + j;
+        double *second = is_dema ? kept + NINE : kept;  // no lane reads what another one writes
         const I64 t_first = READ(stream.first, average);
         const int first = in_tile(t_first, t0);
         const int steps = in_tile(is_kama ? READ(stream.lengths, average) : t_first + 1, t0);
