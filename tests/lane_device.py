@@ -1,7 +1,8 @@
 """A device whose warps have 32 lanes: the branch of `atc.cu` that GPUs run, compiled by g++.
 
-`LaneDriver` takes lanes one at a time in any order, so that a barrier that lacks shows in wrong bits (warp_fibers.cpp);
-`SanitizedDriver` runs a thread a lane under one of g++'s sanitizers (warp_threads.cpp).
+`LaneDriver` takes lanes one at a time in any order, so that a barrier that lacks shows in wrong bits (warp_fibers.cpp).
+`ProgramDriver` does so in a program of its own, or runs a thread a lane under one of g++'s sanitizers
+(warp_threads.cpp).
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from numpy.typing import NDArray
 from atc_backtest.kernels.cuda import SOURCE, Variant
 
 TESTS = Path(__file__).resolve().parent
-FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-include", str(TESTS / "warp.h"))
-SANITIZERS = {
-    "thread": ("-g", "-fsanitize=thread"),
-    "address": ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off")
+ENGINES = {
+    "fibers": ("warp_fibers.cpp",),
+    "thread": ("warp_threads.cpp", "-g", "-fsanitize=thread"),
+    "address": ("warp_threads.cpp", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 }
+"""What runs lanes, and g++'s options for it; sanitizers by their names."""
 LIMIT_SECONDS = 120
 """Of a launch in a program: lanes that wait for each other at different lines never end."""
 
@@ -42,12 +45,16 @@ class Launching:
     """How a grid is run, and what of it is spoilt for a test of the test."""
 
     blocks: int | None = None
-    """None: one a symbol with shared memory; else so many, whose workspaces lie in the device's memory."""
+    """None: one a symbol, with shared memory; else so many, whose workspaces lie in the device's memory."""
     seed: int = 0
     without: int = 0
     """A line whose barriers are passed by."""
     lacks: int = 0
     """Bytes that workspaces are too small."""
+
+    @property
+    def is_far(self) -> bool:
+        return self.blocks is not None
 
 
 class LaneDriver(HostDriver):
@@ -61,24 +68,26 @@ class LaneDriver(HostDriver):
     def compute(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
         how, given = self.how, work_bytes - self.how.lacks
         blocks, guard = how.blocks or symbols, 64
-        scratch = np.full(blocks * given + guard, 0xA5, np.uint8) if how.blocks else None
+        scratch = np.full(blocks * given + guard, 0xA5, np.uint8) if how.is_far else None
         places = [self.address(array) for array in (*tables, *([] if scratch is None else [scratch]))]
         addresses = [ctypes.c_void_p(place) for place in (*places, None)[:4]]
         seen = ctypes.c_void_p(self.seen.ctypes.data)
-        fault = fibers(variant).run_warps(*addresses, ctypes.c_int64(given), blocks, how.seed, how.without, seen)
+        fault = fibers(variant, how.is_far).run_warps(*addresses, ctypes.c_int64(given), blocks, how.seed, how.without, seen)
         if fault:
             raise LaneError(fault.decode())
         if scratch is not None and not (scratch[-guard:] == 0xA5).all():
             raise LaneError("the kernel wrote beyond its workspaces")
 
 
-class SanitizedDriver(HostDriver):
-    """Each launch is a program of its own, to which arrays go through a file and from which they come back."""
+class ProgramDriver(HostDriver):
+    """Each launch is a program of its own, to which arrays go through a file and from which they come back; `engine`
+    names one of `ENGINES`. It may crash without harm.
+    """
 
-    def __init__(self, sanitizer: str, how: Launching | None = None) -> None:
+    def __init__(self, engine: str, how: Launching | None = None) -> None:
         super().__init__()
         self.how = Launching() if how is None else how
-        self._sanitizer = sanitizer
+        self._engine = engine
         self._named: WeakValueDictionary[int, NDArray[Any]] = WeakValueDictionary()
 
     def address(self, device: NDArray[Any]) -> int:
@@ -89,14 +98,15 @@ class SanitizedDriver(HostDriver):
     def compute(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
         words = {int(word) for table in tables for word in table}
         arrays = [*tables, *(self._named[word] for word in words if word in self._named)]
-        head = [self.how.blocks or symbols, work_bytes - self.how.lacks, self.how.blocks is None, len(arrays)]
+        how = self.how
+        head = [how.blocks or symbols, work_bytes - how.lacks, how.is_far, how.seed, how.without, len(arrays)]
         for array in arrays:
             head += [int(array.ctypes.data), array.nbytes]
-        program = [*start_of(self._sanitizer), str(threads(variant, self._sanitizer))]
+        command = [*start_of(self._engine), str(program(variant, how.is_far, self._engine))]
         with TemporaryDirectory(prefix="atc-lanes-") as folder:
             launch, result = Path(folder, "launch"), Path(folder, "result")
             launch.write_bytes(b"".join([np.array(head, np.int64).tobytes(), *(array.tobytes() for array in arrays)]))
-            said = _run([*program, str(launch), str(result), str(self.how.without)])
+            said = _run([*command, str(launch), str(result)])
             if said:
                 raise LaneError(said)
             content = result.read_bytes()
@@ -106,26 +116,31 @@ class SanitizedDriver(HostDriver):
             start += array.nbytes
 
 
-def _built(engine: str, *options: str) -> Path:
+def _built(variant: Variant, is_far: bool, *options: str) -> Path:
     made = Path(mkdtemp(prefix="atc-lanes-")) / "built"
-    sources = ["-x", "c++", str(SOURCE), str(TESTS / engine), "-o", str(made)]
-    said = _run([str(compiler()), *FLAGS, *options, *sources])
+    code = [f"-DFAR={int(is_far)}", "-include", str(TESTS / "warp.h"), "-x", "c++", str(SOURCE)]
+    said = _run([str(compiler()), *FLAGS, *variant.macros, *code, *options, "-o", str(made)])
     assert not said, said
     return made
 
 
 @cache
-def fibers(variant: Variant) -> ctypes.CDLL:
+def fibers(variant: Variant, is_far: bool) -> ctypes.CDLL:
     """The kernel of a variant with what runs its lanes, as a shared library."""
-    library = ctypes.CDLL(str(_built("warp_fibers.cpp", *variant.macros, "-shared", "-fPIC")))
+    library = ctypes.CDLL(str(_built(variant, is_far, *_engine("fibers"), "-shared", "-fPIC")))
     library.run_warps.restype = ctypes.c_char_p
     return library
 
 
 @cache
-def threads(variant: Variant, sanitizer: str) -> Path:
+def program(variant: Variant, is_far: bool, engine: str) -> Path:
     """The same as a program."""
-    return _built("warp_threads.cpp", *variant.macros, *SANITIZERS[sanitizer], "-pthread")
+    return _built(variant, is_far, *_engine(engine), str(TESTS / "warp_launch.cpp"), "-pthread")
+
+
+def _engine(name: str) -> list[str]:
+    file, *options = ENGINES[name]
+    return [str(TESTS / file), *options]
 
 
 def _run(command: list[str]) -> str:
@@ -139,20 +154,20 @@ def _run(command: list[str]) -> str:
 
 
 @cache
-def start_of(sanitizer: str) -> tuple[str, ...]:
-    """What programs under a sanitizer are started with: nothing, or `setarch -R` where ThreadSanitizer cannot bear
-    addresses drawn from more than 28 bits. Skips where neither does; fails so in CI.
+def start_of(engine: str) -> tuple[str, ...]:
+    """What programs are started with: nothing, or `setarch -R` where ThreadSanitizer cannot bear addresses drawn from
+    more than 28 bits. Skips where g++ has no such sanitizer or it does not run; fails so in CI.
     """
+    options = ENGINES[engine][1:]
     made = Path(mkdtemp(prefix="atc-lanes-"))
     made.joinpath("empty.cpp").write_text("int main() {}\n")
-    said = _run([str(compiler()), *SANITIZERS[sanitizer], str(made / "empty.cpp"), "-o", str(made / "empty")])
-    if not said:
-        for start in ((), ("setarch", "-R")):
-            if not start or shutil.which(start[0]):
-                said = _run([*start, str(made / "empty")])
-            if not said:
-                return start
-    unavailable(f"no {sanitizer} sanitizer of g++ that runs here: {said.strip()[-300:]}")
+    said = _run([str(compiler()), *options, str(made / "empty.cpp"), "-o", str(made / "empty")])
+    starts = [] if said else [start for start in ((), ("setarch", "-R")) if not start or shutil.which(start[0])]
+    for start in starts:
+        said = _run([*start, str(made / "empty")])
+        if not said:
+            return start
+    unavailable(f"g++ has no {engine} sanitizer that runs here: {said.strip()[-300:]}")
 
 
 @cache

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 __thread Index threadIdx, blockIdx;
@@ -40,8 +41,8 @@ struct Launch {
     const long long *stream, *members, *block;
     char *scratch;
     long long work_bytes;
-    int without;      // the line whose barriers are passed by, or 0
-    long long *seen;  // how often warps have met at each line
+    int without;
+    long long *seen;
 };
 
 Launch launch;
@@ -49,6 +50,7 @@ Warp *running;
 ucontext_t scheduler;
 std::mt19937 chance;
 std::string fault;
+std::unordered_map<const void *, long long> constants;
 
 void body() { advance(launch.stream, launch.members, launch.block, launch.scratch, launch.work_bytes); }
 
@@ -110,12 +112,14 @@ unsigned vote(int line, bool is_for) {
     return running->votes;
 }
 
-// What is wrong with the run, or an empty string. `seen`: [lines of the source + 1].
+void constant(const void *address, long long bits) { constants.emplace(address, bits); }
+
 extern "C" const char *run_warps(const long long *stream, const long long *members, const long long *block,
                                  char *scratch, long long work_bytes, unsigned blocks, unsigned seed, int without,
                                  long long *seen) {
     launch = {stream, members, block, scratch, work_bytes, without, seen};
     fault.clear();
+    constants.clear();
     if (!scratch && work_bytes > MOST_SHARED) return "a block has less shared memory than that";
     gridDim.x = blocks;
     chance.seed(seed);
@@ -127,9 +131,11 @@ extern "C" const char *run_warps(const long long *stream, const long long *membe
         const unsigned which = chance() % left.size();
         if (!step(warps[left[which]], left[which])) left.erase(left.begin() + which);
     }
+    if (!fault.empty()) return fault.c_str();
+    for (const auto &[address, bits] : constants)
+        if (memcmp(address, &bits, sizeof bits)) return "the kernel wrote what it reads as if nobody did";
     for (const Warp &warp : warps)
-        if (std::count(warp.memory.end() - std::min(GUARD, warp.memory.size()), warp.memory.end(), '\0') !=
-            (long)std::min(GUARD, warp.memory.size()))
-            fault = "the kernel wrote beyond its shared memory";
-    return fault.c_str();
+        for (size_t i = launch.work_bytes; i < warp.memory.size(); ++i)
+            if (warp.memory[i]) return "the kernel wrote beyond its shared memory";
+    return "";
 }
