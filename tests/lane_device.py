@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import shutil
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from atc_backtest.kernels.cuda import SOURCE, Variant
 
 TESTS = Path(__file__).resolve().parent
-FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off")
+FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-fPIC")
 ENGINES = {
     "fibers": ("warp_fibers.cpp",),
     "thread": ("warp_threads.cpp", "-g", "-fsanitize=thread"),
@@ -72,7 +73,9 @@ class LaneDriver(HostDriver):
         places = [self.address(array) for array in (*tables, *([] if scratch is None else [scratch]))]
         addresses = [ctypes.c_void_p(place) for place in (*places, None)[:4]]
         seen = ctypes.c_void_p(self.seen.ctypes.data)
-        fault = fibers(variant, how.is_far).run_warps(*addresses, ctypes.c_int64(given), blocks, how.seed, how.without, seen)
+        fault = fibers(variant, how.is_far).run_warps(
+            *addresses, ctypes.c_int64(given), blocks, how.seed, how.without, seen
+        )
         if fault:
             raise LaneError(fault.decode())
         if scratch is not None and not (scratch[-guard:] == 0xA5).all():
@@ -116,31 +119,50 @@ class ProgramDriver(HostDriver):
             start += array.nbytes
 
 
-def _built(variant: Variant, is_far: bool, *options: str) -> Path:
-    made = Path(mkdtemp(prefix="atc-lanes-")) / "built"
-    code = [f"-DFAR={int(is_far)}", "-include", str(TESTS / "warp.h"), "-x", "c++", str(SOURCE)]
-    said = _run([str(compiler()), *FLAGS, *variant.macros, *code, *options, "-o", str(made)])
-    assert not said, said
-    return made
-
-
 @cache
 def fibers(variant: Variant, is_far: bool) -> ctypes.CDLL:
     """The kernel of a variant with what runs its lanes, as a shared library."""
-    library = ctypes.CDLL(str(_built(variant, is_far, *_engine("fibers"), "-shared", "-fPIC")))
-    library.run_warps.restype = ctypes.c_char_p
-    return library
+    return as_library(kernel_object("fibers", SOURCE, *variant.macros, f"-DFAR={int(is_far)}"))
 
 
 @cache
 def program(variant: Variant, is_far: bool, engine: str) -> Path:
     """The same as a program."""
-    return _built(variant, is_far, *_engine(engine), str(TESTS / "warp_launch.cpp"), "-pthread")
+    kernel = kernel_object(engine, SOURCE, *variant.macros, f"-DFAR={int(is_far)}")
+    return _linked(engine, kernel, _object(engine, TESTS / "warp_launch.cpp"), "-pthread")
 
 
-def _engine(name: str) -> list[str]:
-    file, *options = ENGINES[name]
-    return [str(TESTS / file), *options]
+def as_library(kernel: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_linked("fibers", kernel, "-shared")))
+    library.run_warps.restype = ctypes.c_char_p
+    return library
+
+
+def kernel_object(engine: str, source: Path, *macros: str) -> Path:
+    return _object(engine, source, *macros, "-include", str(TESTS / "warp.h"), "-x", "c++")
+
+
+@cache
+def _object(engine: str, source: Path, *options: str) -> Path:
+    made = _made(".o")
+    said = _run([str(compiler()), *FLAGS, *ENGINES[engine][1:], *options, "-c", str(source), "-o", str(made)])
+    assert not said, said
+    return made
+
+
+def _linked(engine: str, *options: Path | str) -> Path:
+    file, *sanitizer = ENGINES[engine]
+    made = _made("")
+    said = _run([str(compiler()), *sanitizer, str(_object(engine, TESTS / file)), *map(str, options), "-o", str(made)])
+    assert not said, said
+    return made
+
+
+def _made(suffix: str) -> Path:
+    """The name of a new file, which is gone when tests are over."""
+    folder = mkdtemp(prefix="atc-lanes-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder, "made" + suffix)
 
 
 def _run(command: list[str]) -> str:
@@ -158,13 +180,13 @@ def start_of(engine: str) -> tuple[str, ...]:
     """What programs are started with: nothing, or `setarch -R` where ThreadSanitizer cannot bear addresses drawn from
     more than 28 bits. Skips where g++ has no such sanitizer or it does not run; fails so in CI.
     """
-    options = ENGINES[engine][1:]
-    made = Path(mkdtemp(prefix="atc-lanes-"))
-    made.joinpath("empty.cpp").write_text("int main() {}\n")
-    said = _run([str(compiler()), *options, str(made / "empty.cpp"), "-o", str(made / "empty")])
+    empty = _made(".cpp")
+    empty.write_text("int main() {}\n", encoding="utf-8")
+    built = empty.with_suffix("")
+    said = _run([str(compiler()), *ENGINES[engine][1:], str(empty), "-o", str(built)])
     starts = [] if said else [start for start in ((), ("setarch", "-R")) if not start or shutil.which(start[0])]
     for start in starts:
-        said = _run([*start, str(made / "empty")])
+        said = _run([*start, str(built)])
         if not said:
             return start
     unavailable(f"g++ has no {engine} sanitizer that runs here: {said.strip()[-300:]}")

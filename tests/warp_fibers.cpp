@@ -22,6 +22,7 @@ namespace {
 
 constexpr size_t STACK = 64 << 10;
 constexpr size_t GUARD = 64;  // bytes behind a workspace that must stay as they are
+constexpr char GUARDED = 0x5A;
 constexpr int ENDED = 0;      // in place of a line
 
 struct Lane {
@@ -70,7 +71,7 @@ void begin(Warp &warp) {
         makecontext(&lane.context, body, 0);
     }
     if (launch.scratch) return;
-    warp.memory.resize(launch.work_bytes + GUARD);
+    warp.memory.resize(launch.work_bytes + GUARD, GUARDED);
     std::generate(warp.memory.begin(), warp.memory.end() - GUARD, [] { return (char)chance(); });
 }
 
@@ -92,7 +93,7 @@ bool step(Warp &warp, unsigned block) {
     const int line = warp.lanes[0].line;
     for (unsigned lane = 0; lane < LANES_OF_WARP; ++lane) {
         warp.votes |= (unsigned)warp.lanes[lane].is_for << lane;
-        if (warp.lanes[lane].line != line)
+        if (warp.lanes[lane].line != line && fault.empty())
             fault = "lanes 0 and " + std::to_string(lane) + " wait at lines " + std::to_string(line) + " and " +
                     std::to_string(warp.lanes[lane].line) + " (0: have ended)";
     }
@@ -136,6 +137,6 @@ extern "C" const char *run_warps(const long long *stream, const long long *membe
         if (memcmp(address, &bits, sizeof bits)) return "the kernel wrote what it reads as if nobody did";
     for (const Warp &warp : warps)
         for (size_t i = launch.work_bytes; i < warp.memory.size(); ++i)
-            if (warp.memory[i]) return "the kernel wrote beyond its shared memory";
+            if (warp.memory[i] != GUARDED) return "the kernel wrote beyond its shared memory";
     return "";
 }
