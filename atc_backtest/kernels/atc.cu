@@ -5,7 +5,8 @@
 // workspace, so no value is exchanged between lanes in any other way, and a lane's loop may as well be a loop over
 // lanes: that is how a CPU runs this very file (HOST), and how tests compare it with the reference bit for bit.
 //
-// Compiled per robustness and profile (OFFSETS, PINE); lengths are data, so that a sweep over them compiles nothing.
+// Compiled per robustness and profile (OFFSETS, PINE), and where workspaces lie: FAR, in the device's memory, or in
+// shared memory. Lengths are data, so that a sweep over them compiles nothing.
 // To be compiled without contraction to fused multiply-adds (--fmad=false, -ffp-contract=off).
 
 #ifdef HOST
@@ -15,15 +16,19 @@
 #define LANES(i, n) for (int i = 0; i < (n); ++i)
 #define SYNC()
 #define READ(table, i) (table)[i]
+#define UNROLLED
+#define ROLLED
 #define RINT(v) std::nearbyint(v)
 #define ABS(v) std::fabs(v)
 #define NOT_A_NUMBER __builtin_nan("")
 #else
-#define KERNEL extern "C" __global__ void __launch_bounds__(32)
+#define KERNEL extern "C" __global__ void __launch_bounds__(32, 12)
 #define DEVICE __device__ __forceinline__
 #define LANES(i, n) for (int i = threadIdx.x; i < (n); i += 32)
 #define SYNC() __syncwarp()
 #define READ(table, i) __ldg((table) + (i))
+#define UNROLLED _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 #define RINT(v) rint(v)
 #define ABS(v) fabs(v)
 #define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000ULL)
@@ -234,7 +239,7 @@ DEVICE void window_sums(const Stream &stream, int n, Work &work) {
 DEVICE void put(double *output, const Members &members, const Block &block, I64 symbol, I64 per_symbol, I64 row,
                 I64 at, double value) {
     if (output)
-        for (I64 m = 0; m < members.members; ++m)
+        ROLLED for (I64 m = 0; m < members.members; ++m)
             output[((members.config[m] * block.symbols + symbol) * per_symbol + row) * block.n_bars + at] = value;
 }
 
@@ -254,8 +259,8 @@ DEVICE void windowed(const Stream &stream, const Members &members, const Block &
         const double *oldest = work.x + stream.history + i - shortest;
         double s = work.s[window + i], w = work.w[window + i];
         int done = 0;
-        for (int k = 0; k < NINE; ++k) {
-            for (; done < BEYOND[k]; ++done) {
+        UNROLLED for (int k = 0; k < NINE; ++k) {
+            UNROLLED for (; done < BEYOND[k]; ++done) {
                 s = s + oldest[-done];
                 w = w + s;
             }
@@ -283,8 +288,8 @@ DEVICE void hma(const Stream &stream, const Members &members, const Block &block
         double s = work.s[window + i], w = work.w[window + i];
         double hs = work.s[half_window + i], hw = work.w[half_window + i];
         int done = 0, half_done = 0;
-        for (int k = 0; k < NINE; ++k) {
-            for (; done < BEYOND[k]; ++done) {
+        UNROLLED for (int k = 0; k < NINE; ++k) {
+            UNROLLED for (; done < BEYOND[k]; ++done) {
                 s = s + oldest[-done];
                 w = w + s;
             }
@@ -333,8 +338,8 @@ DEVICE void kama_constants(const Stream &stream, Work &work, int n) {
             is_newest = false;
             row -= power;
         }
-        for (int k = 0; k < NINE; ++k) {
-            for (; done < BEYOND[k]; ++done) noise = noise + work.change[oldest - done];
+        UNROLLED for (int k = 0; k < NINE; ++k) {
+            UNROLLED for (; done < BEYOND[k]; ++done) noise = noise + work.change[oldest - done];
             const double move = ABS(work.x[now] - work.x[oldest - BEYOND[k]]);
             const double ratio = noise > 0.0 ? move / noise : 0.0;
             const double c = ratio * KAMA_SPAN + KAMA_SLOW;
@@ -353,8 +358,8 @@ DEVICE void seeds(const Stream &stream, Work &work, int n, I64 t0) {
         const int now = (int)stream.history + i, oldest = now - (int)READ(stream.shortest, family);
         int done = 0;
         double s = work.s[READ(stream.window, family) * TILE + i];
-        for (int k = 0; k < NINE; ++k) {
-            for (; done < BEYOND[k]; ++done) s = s + work.x[oldest - done];
+        UNROLLED for (int k = 0; k < NINE; ++k) {
+            UNROLLED for (; done < BEYOND[k]; ++done) s = s + work.x[oldest - done];
             const int j = ASCENDING[k];
             work.seed[(which * NINE + j) * ROW + i] = PINE ? work.x[now] : s * READ(stream.sma, family * NINE + j);
         }
@@ -440,11 +445,40 @@ DEVICE void factors(const Members &members, Work &work, I64 layer, int slot, int
     SYNC();
 }
 
-// An equity at bar i, after it was multiplied; it begins at bar `begins` of the tile.
+// An equity at bar i, after it was multiplied; it begins at bar `begins` of the tile, where it has not BEGUN before.
+template <bool BEGUN>
 DEVICE double limited(double value, int i, int begins, double start) {
     const double floored = value > FLOOR ? value : FLOOR;
     const double equity = floored < CEILING ? floored : CEILING;
-    return i > begins ? equity : i == begins ? start : NOT_A_NUMBER;
+    return BEGUN || i > begins ? equity : i == begins ? start : NOT_A_NUMBER;
+}
+
+// Equities of averages `task` and `other` over the half of a tile that begins at `part`.
+template <bool BEGUN>
+DEVICE void go_along(Work &work, double *kept, int slot, int task, int other, int part, int bars, int begins) {
+    double *row = work.equity + task * PART_ROW, *other_row = work.equity + other * PART_ROW;
+    const signed char *sign = work.sign + task * ROW + part, *other_sign = work.sign + other * ROW + part;
+    const double *factor = work.factor + (slot * TILE + part) * RULES + 1;
+    double e = part ? row[PART] : kept[task], f = part ? other_row[PART] : kept[other];
+    for (int i = 0; i < bars; ++i, factor += RULES) {
+        e = limited<BEGUN>(e * factor[sign[i]], part + i, begins, 1.0);
+        f = limited<BEGUN>(f * factor[other_sign[i]], part + i, begins, 1.0);
+        row[1 + i] = e;
+        other_row[1 + i] = f;
+    }
+    kept[task] = e;
+    kept[other] = f;
+}
+
+// Equity of a family in layer 2 over the tile.
+template <bool BEGUN>
+DEVICE double go_along(const double *own, const double *factor, double *row, double e, int n, int begins,
+                       double start) {
+    for (int i = 0; i < n; ++i, factor += RULES) {
+        const int side = own[i] > 0.0 ? 1 : own[i] < 0.0 ? -1 : 0;
+        row[i] = e = limited<BEGUN>(e * factor[side], i, begins, start);
+    }
+    return e;
 }
 
 // Layer 1, half a tile at a time: equities, a lane two of them, then their sums by families and bars.
@@ -458,18 +492,10 @@ DEVICE void layer1(const Members &members, const Block &block, Work &work, I64 s
     for (int part = 0; part < n; part += PART) {
         const int bars = n - part < PART ? n - part : PART;
         LANES(task, AVERAGES / 2) {
-            const int other = task + AVERAGES / 2;
-            double *row = work.equity + task * PART_ROW, *other_row = work.equity + other * PART_ROW;
-            const signed char *sign = work.sign + task * ROW + part, *other_sign = work.sign + other * ROW + part;
-            const double *factor = work.factor + (slot * TILE + part) * RULES + 1;
-            double e = part ? row[PART] : kept[task], f = part ? other_row[PART] : kept[other];
-            for (int i = 0; i < bars; ++i, factor += RULES) {
-                e = limited(e * factor[sign[i]], part + i, begins, 1.0);
-                f = limited(f * factor[other_sign[i]], part + i, begins, 1.0);
-                row[1 + i] = e;
-                other_row[1 + i] = f;
-            }
-            if (part + bars == n) kept[task] = e, kept[other] = f;
+            if (begins < 0)
+                go_along<true>(work, kept, slot, task, task + AVERAGES / 2, part, bars, begins);
+            else
+                go_along<false>(work, kept, slot, task, task + AVERAGES / 2, part, bars, begins);
         }
         SYNC();
         LANES(task, FAMILIES * PART) {
@@ -514,13 +540,9 @@ DEVICE void layer2(const Members &members, const Block &block, Work &work, I64 s
         const double *factor = work.factor + slot * TILE * RULES + 1;
         const double start = READ(members.weights, m * FAMILIES + family);
         double *kept = kept_of(members, block, symbol, m) + AVERAGES + family;
-        double e = *kept;
-        for (int i = 0; i < n; ++i, factor += RULES) {
-            const int side = own[i] > 0.0 ? 1 : own[i] < 0.0 ? -1 : 0;
-            e = limited(e * factor[side], i, begins, start);
-            work.vote[task * ROW + i] = e;
-        }
-        kept[0] = e;
+        double *row = work.vote + task * ROW;
+        kept[0] = begins < 0 ? go_along<true>(own, factor, row, kept[0], n, begins, start)
+                             : go_along<false>(own, factor, row, kept[0], n, begins, start);
         kept[FAMILIES] = own[n];
     }
     SYNC();
@@ -651,7 +673,7 @@ DEVICE void advance_series(const Stream &stream, const Members &members, const B
 }
 
 // Every symbol of a block. The tables hold the fields of the structures above, eight bytes each, addresses included.
-// `scratch`: room for a workspace of `work_bytes` a block of threads where it does not fit into shared memory.
+// `scratch`: room for a workspace of `work_bytes` a block of threads where they are FAR.
 KERNEL advance(const I64 *stream_table, const I64 *members_table, const I64 *block_table, char *scratch,
                I64 work_bytes) {
     const Stream stream = *(const Stream *)stream_table;
@@ -661,8 +683,11 @@ KERNEL advance(const I64 *stream_table, const I64 *members_table, const I64 *blo
     (void)work_bytes;
     for (I64 symbol = 0; symbol < block.symbols; ++symbol) advance_series(stream, members, block, scratch, symbol);
 #else
-    extern __shared__ __align__(8) char shared[];
-    char *memory = scratch ? scratch + blockIdx.x * work_bytes : shared;
+#if FAR
+    char *memory = scratch + blockIdx.x * work_bytes;
+#else
+    extern __shared__ __align__(8) char memory[];
+#endif
     for (I64 symbol = blockIdx.x; symbol < block.symbols; symbol += gridDim.x)
         advance_series(stream, members, block, memory, symbol);
 #endif

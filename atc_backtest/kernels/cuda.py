@@ -36,6 +36,8 @@ from atc_backtest.kernels.protocol import (
 )
 
 SOURCE = Path(__file__).with_name("atc.cu")
+OPTIONS = ("--std=c++17", "--fmad=false", "--prec-div=true")
+"""Of NVRTC: every operation rounds as IEEE 754 says."""
 SLAB_BYTES = 256 << 20
 """Of prices and outputs that go over the bus at a time."""
 SHARE = 0.8
@@ -249,7 +251,7 @@ class _CupyDriver:
 
     def __init__(self, cupy: Any) -> None:
         self.cupy = cupy
-        self._modules: dict[Variant, Any] = {}
+        self._modules: dict[tuple[Variant, bool], Any] = {}
         self._lock = threading.Lock()
 
     def free_bytes(self) -> int:
@@ -263,14 +265,14 @@ class _CupyDriver:
         last: list[Any] = []
         return [_CupySlot(self, last) for _ in range(n)]
 
-    def function(self, variant: Variant) -> Any:
-        """Compiled by NVRTC for this device, kept by CuPy on disk too."""
+    def function(self, variant: Variant, far: bool) -> Any:
+        """Compiled by NVRTC for this device, kept by CuPy on disk too. `far`: workspaces in the device's memory."""
         with self._lock:
-            if variant not in self._modules:
-                options = ("--std=c++17", "--fmad=false", "--prec-div=true", *variant.macros)
+            if (variant, far) not in self._modules:
+                options = (*OPTIONS, *variant.macros, f"-DFAR={int(far)}")
                 module = self.cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=options, backend="nvrtc")
-                self._modules[variant] = module.get_function("advance")
-            return self._modules[variant]
+                self._modules[variant, far] = module.get_function("advance")
+            return self._modules[variant, far]
 
     def room(self) -> tuple[int, int]:
         """Shared memory a block may have, in bytes, and how many processors there are."""
@@ -314,8 +316,8 @@ class _CupySlot:
         return np.frombuffer(memory, dtype, size).reshape(shape)
 
     def launch(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
-        function = self._driver.function(variant)
         shared, processors = self._driver.room()
+        function = self._driver.function(variant, work_bytes > shared)
         blocks, scratch, address = symbols, 0, np.uint64(0)
         if work_bytes <= shared:
             function.max_dynamic_shared_size_bytes = scratch = work_bytes
