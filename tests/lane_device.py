@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from atc_backtest.kernels.cuda import SOURCE, Variant
 
 TESTS = Path(__file__).resolve().parent
-FLAGS = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-fPIC")
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter")
+FLAGS = ("-std=c++17", "-O1", *WARNINGS, "-ffp-contract=off", "-fPIC")
 ENGINES = {
     "fibers": ("warp_fibers.cpp",),
     "thread": ("warp_threads.cpp", "-g", "-fsanitize=thread"),

@@ -29,7 +29,7 @@ struct Index {
 };
 extern __thread Index threadIdx, blockIdx;
 extern Index gridDim;
-extern "C" char shared[];
+extern "C" char memory[];  // shared by the warp that runs
 
 // All lanes of the warp come here, each from the same line of the source; what they wrote before is seen after.
 void meet(int line);

@@ -16,7 +16,7 @@
 
 __thread Index threadIdx, blockIdx;
 Index gridDim;
-alignas(16) char shared[MOST_SHARED + 64];
+alignas(16) char memory[MOST_SHARED + 64];
 
 namespace {
 
@@ -80,7 +80,7 @@ bool step(Warp &warp, unsigned block) {
     unsigned order[LANES_OF_WARP];
     std::iota(order, order + LANES_OF_WARP, 0u);
     std::shuffle(order, order + LANES_OF_WARP, chance);
-    std::copy(warp.memory.begin(), warp.memory.end(), shared);
+    std::copy(warp.memory.begin(), warp.memory.end(), memory);
     running = &warp;
     blockIdx.x = block;
     for (unsigned lane : order) {
@@ -88,7 +88,7 @@ bool step(Warp &warp, unsigned block) {
         warp.lanes[lane].line = ENDED;
         swapcontext(&scheduler, &warp.lanes[lane].context);
     }
-    std::copy_n(shared, warp.memory.size(), warp.memory.begin());
+    std::copy_n(memory, warp.memory.size(), warp.memory.begin());
     warp.votes = 0;
     const int line = warp.lanes[0].line;
     for (unsigned lane = 0; lane < LANES_OF_WARP; ++lane) {

@@ -15,7 +15,7 @@
 
 __thread Index threadIdx, blockIdx;
 Index gridDim;
-alignas(16) char shared[MOST_SHARED];
+alignas(16) char memory[MOST_SHARED];
 
 namespace {
 
@@ -60,14 +60,14 @@ extern "C" const char *run_warps(const long long *stream, const long long *membe
                                  long long *) {
     if (!scratch && work_bytes > MOST_SHARED) return "a block has less shared memory than that";
 #ifdef __SANITIZE_ADDRESS__
-    if (!scratch) __asan_poison_memory_region(shared + work_bytes, sizeof shared - work_bytes);
+    if (!scratch) __asan_poison_memory_region(memory + work_bytes, sizeof memory - work_bytes);
 #endif
     without = passed_by;
     gridDim.x = blocks;
     std::vector<std::unique_ptr<Warp>> warps;
     std::vector<std::thread> threads;
     for (unsigned i = 0; i < blocks; ++i) {
-        if (!scratch) memset(shared, 0xA5, work_bytes);
+        if (!scratch) memset(memory, 0xA5, work_bytes);
         warps.push_back(std::make_unique<Warp>());
         Warp *warp = warps.back().get();
         for (auto &barrier : warp->barriers) pthread_barrier_init(&barrier, nullptr, LANES_OF_WARP);
