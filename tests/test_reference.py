@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from decimal import Decimal, getcontext
 
@@ -167,6 +168,17 @@ def test_growth_is_rounded_once_and_stops_at_its_horizon() -> None:
     assert np.array_equal(growth(0.02, 50_000, 100, 200), table[100:200])
     assert growth(-3.0, None, 10**9, 10**9 + 1)[0] > 0
     assert np.isfinite(growth(3.0, None, 10**9, 10**9 + 1)[0])
+
+
+def test_growth_has_the_same_bits_on_every_machine() -> None:
+    digest = hashlib.sha256()
+    for lambda_ in (0.0, 0.02, 13.0, -3.0, 1e-9, -700.0, 5e4):
+        for horizon in (50_000, None, 7):
+            for start, stop in ((0, 20_000), (49_990, 50_010), (10**9, 10**9 + 3)):
+                digest.update(growth(lambda_, horizon, start, stop).tobytes())
+    assert (
+        digest.hexdigest() == "63b0bf60b9d9ec45ce40727957fc831ca8880b5e990c88f8abc66f7716dbd97e"
+    )  # of NumPy's arrays, before it was compiled
 
 
 def test_growth_equals_correctly_rounded_exp_everywhere_tried() -> None:
