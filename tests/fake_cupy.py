@@ -20,7 +20,7 @@ import numpy as np
 from host_device import library
 
 from atc_backtest.config import OFFSETS
-from atc_backtest.kernels.device import SOURCE, Variant
+from atc_backtest.kernels.device import OPTIONS, SOURCE, Variant
 
 POISON, GARBAGE = 0xA5, 0x5A
 """What was let go of, and what was never written."""
@@ -322,23 +322,23 @@ def here(machine: Machine, array: ndarray) -> None:
 
 class RawModule:
     machine: Machine
-    __slots__ = ("variant",)
+    __slots__ = ("far", "variant")
 
     def __init__(self, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
         assert code == SOURCE.read_text(encoding="utf-8")
-        assert (backend, options[:3]) == ("nvrtc", ("--std=c++17", "--fmad=false", "--prec-div=true"))
-        self.variant = VARIANTS[options[3:]]
+        assert (backend, options[:3]) == ("nvrtc", OPTIONS)
+        self.variant, self.far = VARIANTS[options[3:-1]], options[-1] == "-DFAR=1"
 
     def get_function(self, name: str) -> Any:
         assert name == "advance"
-        return RawKernel(self.machine, self.variant)
+        return RawKernel(self.machine, self.variant, self.far)
 
 
 class RawKernel:
-    __slots__ = ("_shared", "machine", "variant")
+    __slots__ = ("_shared", "far", "machine", "variant")
 
-    def __init__(self, machine: Machine, variant: Variant) -> None:
-        self.machine, self.variant, self._shared = machine, variant, {machine.device: UNASKED_SHARED}
+    def __init__(self, machine: Machine, variant: Variant, far: bool) -> None:
+        self.machine, self.variant, self.far, self._shared = machine, variant, far, {machine.device: UNASKED_SHARED}
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
@@ -356,7 +356,7 @@ class RawKernel:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise ValueError(f"{shared_mem} bytes of shared memory were not asked for")
         with machine.lock:
-            arrays = tables if isinstance(scratch, np.uint64) else [*tables, scratch]
+            arrays = [*tables, scratch] if self.far else tables
             for array in arrays:
                 here(machine, array)
             assert shared_mem == work_bytes if len(arrays) == 3 else scratch.nbytes == grid[0] * work_bytes

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -132,23 +132,28 @@ def test_many_threads_hold_together_what_one_may_hold(
 
 
 @needs_compiler
-def test_threads_are_spread_over_devices(small_slabs: None, small_expected: tuple[State, Outputs]) -> None:
+def test_a_call_goes_to_the_device_that_is_free(small_slabs: None, small_expected: tuple[State, Outputs]) -> None:
     machine = Machine(6, devices=3)
     shared = drivers(machine)
-    together = threading.Barrier(3)
+    for target in range(3):
+        machine.launches.clear()
+        with ExitStack() as stack, machine.cupy().cuda.Device(2):
+            for number, driver in enumerate(shared):
+                if number != target:
+                    stack.enter_context(least_busy([driver]))
+            assert agree(small_expected, advanced(CudaKernel(*shared)))
+            assert machine.device == 2
+        assert {device for device, _ in machine.launches} == {target}
 
-    def work(_: int) -> tuple[State, Outputs]:
-        with machine.cupy().cuda.Device(2):
-            together.wait()
-            with least_busy(shared):  # so that all three have chosen before one is done
-                together.wait()
-            return advanced(CudaKernel(*shared))
 
-    with ThreadPoolExecutor(3) as pool:
-        results = list(pool.map(work, range(6)))
+@needs_compiler
+def test_many_threads_on_several_devices(small_slabs: None, small_expected: tuple[State, Outputs]) -> None:
+    machine = Machine(8, devices=2)
+    shared = drivers(machine)
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda _: advanced(CudaKernel(*shared)), range(12)))
     assert all(agree(small_expected, result) for result in results)
-    assert {device for device, _ in machine.launches} == {0, 1, 2}
-    assert machine.device == 0
+    assert [driver.ledger.load for driver in shared] == [(0, 0)] * 2
 
 
 @needs_compiler

@@ -13,9 +13,9 @@ from fake_cupy import VARIANTS, Machine
 
 from atc_backtest.errors import UnavailableError
 from atc_backtest.kernels.cupy_device import OUT_OF_MEMORY, cupy_drivers
-from atc_backtest.kernels.device import SOURCE, Variant
+from atc_backtest.kernels.device import OPTIONS, SOURCE, Variant
 
-OURS = ("later", "on_its_device", "queue", "passed", "total", "raw", "variant", "device_id", "machine", "ptr")
+OURS = ("later", "on_its_device", "queue", "passed", "total", "raw", "variant", "far", "device_id", "machine", "ptr")
 """Of the fake's classes alone; `ptr` is an instance's."""
 
 
@@ -92,7 +92,7 @@ def test_it_compiles_the_kernel_with_the_options_it_adds(
     cupy = real_cupy()
     compiler = cupy.cuda.compiler
     monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch=None: (f"-arch=sm_{arch}", "cubin"))
-    asked = ("--std=c++17", "--fmad=false", "--prec-div=true", *variant.macros)
+    asked = (*OPTIONS, *variant.macros, "-DFAR=0")
     try:
         options = (*cupy._core.core.assemble_cupy_compiler_options(asked), "-ftz=true")
         cubin, _ = compiler.compile_using_nvrtc(SOURCE.read_text(encoding="utf-8"), options, chip, "atc.cu")

@@ -18,7 +18,7 @@ from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from atc_backtest.errors import UnavailableError
-from atc_backtest.kernels.device import SOURCE, DeviceMemoryError, Ledger, Slot, Variant
+from atc_backtest.kernels.device import OPTIONS, SOURCE, DeviceMemoryError, Ledger, Slot, Variant
 from atc_backtest.kernels.protocol import F64
 
 WARP, WARPS = 32, 8
@@ -50,7 +50,7 @@ class CupyDriver:
         self.cupy, self.ledger = cupy, Ledger()
         self.device = cupy.cuda.Device(number)
         self.memory = cupy.cuda.MemoryPool()
-        self._functions: dict[Variant, Any] = {}
+        self._functions: dict[tuple[Variant, bool], Any] = {}
         self._idle: list[Lane] = []
         self._lock = threading.Lock()
 
@@ -71,11 +71,14 @@ class CupyDriver:
         last: list[Any] = []
         return [CupySlot(self, self._lane(), last) for _ in range(n)]
 
-    def function(self, variant: Variant) -> Any:
-        """Compiled by NVRTC for this device, kept by CuPy on disk too. `UnavailableError` without what that takes."""
+    def function(self, variant: Variant, far: bool = False) -> Any:
+        """Compiled by NVRTC for this device, kept by CuPy on disk too. `far`: workspaces in the device's memory.
+
+        `UnavailableError` without what compiling takes.
+        """
         with self._lock, self.device:
-            if variant not in self._functions:
-                options = ("--std=c++17", "--fmad=false", "--prec-div=true", *variant.macros)
+            if (variant, far) not in self._functions:
+                options = (*OPTIONS, *variant.macros, f"-DFAR={int(far)}")
                 module = self.cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=options, backend="nvrtc")
                 try:
                     function = module.get_function("advance")
@@ -83,8 +86,8 @@ class CupyDriver:
                     raise UnavailableError(f"the GPU kernel cannot be compiled ({error}): {REMEDY}.") from error
                 # Once and for all: it is the function's, not the launch's, and threads launch with sizes of their own.
                 function.max_dynamic_shared_size_bytes = self.room()[0]
-                self._functions[variant] = function
-            return self._functions[variant]
+                self._functions[variant, far] = function
+            return self._functions[variant, far]
 
     def room(self) -> tuple[int, int]:
         """Shared memory a block may have, in bytes, and how many processors there are."""
@@ -190,9 +193,9 @@ class CupySlot:
         return self._held[-1]
 
     def launch(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
-        function = self._driver.function(variant)
         blocks, shared, scratch = symbols, work_bytes, np.uint64(0)
         workspaces = self._driver.workspaces(work_bytes)
+        function = self._driver.function(variant, far=workspaces > 0)
         if workspaces:  # averages so long that their sums lie in the device's memory, kept near by its cache
             blocks, shared = min(symbols, workspaces), 0
             scratch = self._empty((blocks * work_bytes,), np.dtype(np.uint8))

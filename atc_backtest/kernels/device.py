@@ -16,6 +16,8 @@ from atc_backtest.config import OFFSETS
 from atc_backtest.kernels.protocol import F64
 
 SOURCE = Path(__file__).with_name("atc.cu")
+OPTIONS = ("--std=c++17", "--fmad=false", "--prec-div=true")
+"""Of NVRTC: every operation rounds as IEEE 754 says."""
 _CHOOSING = threading.Lock()
 
 
