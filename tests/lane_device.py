@@ -23,7 +23,7 @@ import numpy as np
 from host_device import HostDriver, compiler, unavailable
 from numpy.typing import NDArray
 
-from atc_backtest.kernels.cuda import SOURCE, Variant
+from atc_backtest.kernels.device import SOURCE, Variant
 
 TESTS = Path(__file__).resolve().parent
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter")
