@@ -19,7 +19,8 @@ from test_cuda import VARIANTS
 from test_kernels import market, run, same
 
 from atc_backtest.config import AtcConfig, PerFamily
-from atc_backtest.kernels.cuda import CudaKernel, Variant
+from atc_backtest.kernels.cuda import CudaKernel
+from atc_backtest.kernels.device import Variant
 from atc_backtest.kernels.protocol import OUTPUT_AXES, Kernel, Outputs, Prices, State
 
 PLACES = {"near": Launching(), "far": Launching(blocks=2)}
