@@ -1,0 +1,251 @@
+"""Rows of gpu.py that set the kernel against something: the bus, array operations, the CPU, the pipeline on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cupy_arrays
+import numpy as np
+from cupy_arrays import Steps
+from gpu_bench import CONFIG, Bench, CpuJob, ResidentJob, Size, Spread, room, set_for_a_while
+from gpu_devices import seconds_of
+from gpu_drivers import Prestaged, Resident
+from gpu_rows import differing, sweep_sets, voting_sets
+from watching import watched
+
+from atc_backtest.config import AtcConfig
+from atc_backtest.kernels import cuda
+from atc_backtest.kernels.cuda import CudaKernel, Driver
+from atc_backtest.kernels.protocol import F64, Outputs, Prices
+
+BUS_TARGET, OVERLAP_TARGET, ARRAYS_TARGET = 0.6, 1.4, 5.0
+AGREES = 0.95
+"""Share of signals that the yardstick must have as the kernels do: ties between an average on a tick and the close fall
+to one side by its rounding, and a signal lasts until the next crossing."""
+
+
+class CallJob:
+    """`advance` over all bars with another driver around the device's; the seconds of the whole call."""
+
+    def __init__(self, driver: Driver, close: F64, outputs: Outputs, slots: int, slab_bytes: int) -> None:
+        self._driver, self._kernel = driver, CudaKernel(driver)
+        self._prices, self._outputs = Prices(close), outputs
+        self._slots, self._slab_bytes = slots, slab_bytes
+
+    def __call__(self) -> float:
+        if isinstance(self._driver, Prestaged):
+            self._driver.repeat()
+        state = self._kernel.new_state([CONFIG], self._prices.close.shape[0])
+        with set_for_a_while(SLOTS=self._slots, SLAB_BYTES=self._slab_bytes):
+            began = time.perf_counter()
+            self._kernel.advance(state, self._prices, self._outputs)
+            return time.perf_counter() - began
+
+
+def bus(bench: Bench) -> None:
+    """5. Prices and signals over the bus, with overlap and without."""
+    size = bench.size(10_000, 20_000)
+    close = bench.walks(size)
+    slab = min(cuda.SLAB_BYTES, 2 * close.nbytes // 8)
+    drivers = {name: Prestaged(bench.device) for name in ("pinned", "pinned, one slab at a time")}
+    outputs = {name: room(1, *close.shape) for name in ("ordinary", *drivers)}
+    plain = bench.device.driver
+    jobs: dict[str, Callable[[], float]] = {
+        "ordinary": CallJob(plain, close, outputs["ordinary"], 2, slab),
+        "ordinary, one slab at a time": CallJob(plain, close, outputs["ordinary"], 1, slab),
+        "pinned": CallJob(drivers["pinned"], close, outputs["pinned"], 2, slab),
+    }
+    alone = "pinned, one slab at a time"
+    jobs[alone] = CallJob(drivers[alone], close, outputs[alone], 1, slab)
+    for name in drivers:  # their first call takes the copies that the others begin with
+        jobs[name]()
+    spreads = bench.in_turns(jobs)
+    launches = _launches_alone(bench, close, outputs["ordinary"], slab)
+    bound = close.nbytes / bench.bus.up
+    rows = []
+    for name, spread in spreads.items():
+        share, both = bound / spread.median, max(bound, launches) / spread.median
+        rows.append([f"{name}", spread.rate(close.size), f"{share:.1%}", f"{both:.1%}"])
+    columns = [f"{size}: prices and signals in memory that is", "bars a second", "of the bus", "of bus or launches"]
+    bench.report.table("Over the bus, one set", columns, rows)
+    facts = [
+        ["closes over the bus, as measured alone", f"{bound:.4f} s"],
+        ["launches of these slabs, alone", f"{launches:.4f} s"],
+        ["pinned, of the bus (asked for)", f"{bound / spreads['pinned'].median:.1%} ({BUS_TARGET:.0%})"],
+    ]
+    for name in ("pinned", "ordinary"):
+        gain = spreads[f"{name}, one slab at a time"].median / spreads[name].median
+        facts.append([f"{name}, with overlap against without (asked for)", f"{gain:.2f}x ({OVERLAP_TARGET}x)"])
+    bench.report.table("Over the bus: what bounds it", ["what", "measured"], facts)
+    for name, driver in drivers.items():
+        _same_signals(name, driver, outputs["ordinary"].signal)
+
+
+def _launches_alone(bench: Bench, close: F64, outputs: Outputs, slab: int) -> float:
+    """Seconds of the launches of a call that is cut as the others are."""
+    driver = Resident(bench.device)
+    CallJob(driver, close, outputs, 2, slab)()
+    return sum(driver.seconds)
+
+
+def _same_signals(name: str, driver: Prestaged, expected: F64 | None) -> None:
+    """What came down in the last call is what an ordinary call gives."""
+    assert expected is not None
+    slabs = [one for one in driver.down if one.ndim == 3 and one.shape[:2] == expected.shape[:2]]
+    found = np.concatenate(slabs, axis=2)
+    if found.shape != expected.shape or differing(found, expected):
+        raise AssertionError(f"{name}: signals {found.shape} are not those of an ordinary call {expected.shape}")
+
+
+def arrays(bench: Bench) -> None:
+    """6. Against the same algorithm in array operations on the same device."""
+    ways = bench.device.steps()
+    for name, steps in ways.items():
+        _check_arrays(bench, name, steps)
+    rows = []
+    for size in (bench.size(10_000, 20_000), bench.size(1000, 2000, 64)):
+        close, configs = bench.walks(size), sweep_sets_without_cutout(size.sets)
+        ours = ResidentJob(bench, close, configs)
+        jobs: dict[str, Callable[[], float]] = {"kernel": ours}
+        jobs |= {name: ArrayJob(bench, close, configs, steps) for name, steps in ways.items()}
+        spreads = bench.in_turns(jobs)
+        rate = ours.set_bars / spreads["kernel"].median
+        for name, spread in spreads.items():
+            count = ours.set_bars if name == "kernel" else size.set_bars
+            ratio = rate / (count / spread.median)
+            rows.append(
+                [str(size), name, spread.rate(count), f"{ratio:.1f}x ({ratio / ARRAYS_TARGET:.2f} of the target)"]
+            )
+        del ours, jobs
+        bench.device.release()
+    columns = ["on the device", "what", "set-bars a second", "the kernel is faster by"]
+    bench.report.table("Against array operations", columns, rows)
+
+
+def sweep_sets_without_cutout(n: int) -> list[AtcConfig]:
+    """The yardstick has no cutout."""
+    return [replace(one, cutout=0) for one in sweep_sets(n)] if n > 1 else [CONFIG]
+
+
+class ArrayJob:
+    """The yardstick over prices that are on the device; signals stay there."""
+
+    def __init__(self, bench: Bench, close: F64, configs: Sequence[AtcConfig], steps: Steps) -> None:
+        self._device, self._configs, self._steps = bench.device, list(configs), steps
+        self._close = bench.device.xp.asarray(close)
+
+    def __call__(self) -> float:
+        xp = self._device.xp
+        seconds = seconds_of(self._device, lambda: cupy_arrays.atc(self._close, self._configs, xp, self._steps))
+        self._device.release()
+        return seconds
+
+
+def _check_arrays(bench: Bench, name: str, steps: Steps) -> None:
+    """The yardstick computes what the kernels do, or it is none."""
+    close = bench.walks(bench.size(64, 2000))
+    xp = bench.device.xp
+    found = cupy_arrays.atc(xp.asarray(close), [CONFIG], xp, steps)[0]
+    found = found.get() if hasattr(found, "get") else found
+    cpu = CpuJob(bench, close, [CONFIG])
+    cpu()
+    expected = np.concatenate([outputs.signal[0] for outputs in cpu.outputs if outputs.signal is not None])
+    agree = float(np.isclose(found, expected, rtol=0, atol=1e-9).mean())
+    bench.report.say(f"{name}: {agree:.2%} of {close.size:,} signals are {bench.cpu.name}'s")
+    if agree < AGREES:
+        raise AssertionError(
+            f"{name}: only {agree:.2%} of signals agree with {bench.cpu.name}'s, at least {AGREES:.0%}"
+        )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One thing on the GPU and on all cores."""
+
+    what: str
+    gpu: Spread
+    gpu_count: int
+    cpu: Spread
+    cpu_count: int
+
+    def row(self) -> list[str]:
+        ratio = self.gpu_count / self.gpu.median / (self.cpu_count / self.cpu.median)
+        return [self.what, self.gpu.rate(self.gpu_count), self.cpu.rate(self.cpu_count), f"{ratio:.1f}x"]
+
+
+def rust(bench: Bench) -> None:
+    """7. Against the CPU's kernel on all cores of this machine."""
+    size = bench.size(10_000, 20_000)
+    close = bench.walks(size)
+    job, cpu = ResidentJob(bench, close, [CONFIG]), CpuJob(bench, close, [CONFIG])
+    call = CallJob(bench.device.driver, close, room(1, *close.shape), cuda.SLOTS, cuda.SLAB_BYTES)
+    spreads = bench.in_turns({"device": job, "call": call, "cpu": cpu})
+    compared = [
+        Compared(f"{size}, on the device", spreads["device"], job.set_bars, spreads["cpu"], cpu.set_bars),
+        Compared(f"{size}, memory to memory", spreads["call"], close.size, spreads["cpu"], cpu.set_bars),
+    ]
+    del job, cpu, call, close
+    bench.device.release()
+    for what, made in (("each its own layer 1", sweep_sets), ("one layer 1", voting_sets)):
+        sets = bench.size(1000, 2000, 1000)
+        walks, configs = bench.walks(sets), made(sets.sets)
+        few = np.ascontiguousarray(walks[:, : max(32, min(sets.bars, 500))])  # signals of all: 4 GB
+        job, cpu = ResidentJob(bench, walks, configs), CpuJob(bench, few, configs)
+        spreads = bench.in_turns({"device": job, "cpu": cpu})
+        name = f"{Size(sets.symbols, sets.bars, sets.sets)}, {what}, on the device"
+        compared.append(Compared(name, spreads["device"], job.set_bars, spreads["cpu"], cpu.set_bars))
+        del job, cpu
+        bench.device.release()
+    columns = ["what", "GPU, set-bars a second", f"{bench.cpu_name}, set-bars a second", "ratio"]
+    bench.report.table("Against the CPU", columns, [one.row() for one in compared])
+
+
+TWIN = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from host_device import HostDriver
+from atc_backtest import kernels
+from atc_backtest.cli import main
+from atc_backtest.kernels.cuda import CudaKernel
+kernels.KERNELS["cuda"] = lambda: CudaKernel(HostDriver())
+main()
+"""
+"""The command with the twin in the GPU's place."""
+
+
+def pipeline(bench: Bench) -> None:
+    """9. The command over a store: the same content hash, and how long each takes."""
+    from atc_backtest.stores.synth import SynthSpec, synth
+
+    size = bench.size(1000, 50_000)
+    store = bench.folder / f"closes-{size.symbols}x{size.bars}.zarr"
+    if not store.exists():
+        made = synth(store, SynthSpec(size.symbols, size.bars, seed=1, fields=("close",)))
+        bench.report.say(f"made {store.name} in {made.seconds:.0f} s")
+    os.environ["XDG_STATE_HOME"] = str(bench.folder / "state")  # runs of a benchmark enter nobody's ledger
+    said: dict[str, list[dict[str, object]]] = {"cuda": [], bench.cpu.name: []}
+    for _ in range(min(bench.rounds, 3)):
+        for kernel, runs in said.items():
+            runs.append(json.loads(watched(_command(bench, str(store), kernel)).output))
+            bench.report.say(f"--kernel {kernel}: {runs[-1]['seconds']} s")
+    hashes = {str(run["hash"]) for runs in said.values() for run in runs}
+    rows = []
+    for kernel, runs in said.items():
+        spread = Spread(tuple(float(str(run["seconds"])) for run in runs))
+        rows.append([f"--kernel {kernel}", spread.rate(int(str(runs[0]["bars"]))), str(runs[0]["hash"])[:16]])
+    bench.report.table(f"The command, {size}", ["what", "bars a second", "content hash"], rows)
+    if len(hashes) != 1:
+        raise AssertionError(f"content hashes differ: {', '.join(sorted(hashes))}")
+
+
+def _command(bench: Bench, store: str, kernel: str) -> list[str]:
+    tests = Path(__file__).resolve().parent.parent / "tests"
+    program = ["-c", TWIN, str(tests)] if bench.rehearse else ["-m", "atc_backtest"]
+    options = ["--out", str(bench.folder / f"run-{kernel}"), "--overwrite", "--json", "--kernel", kernel]
+    return [sys.executable, *program, "backtest", store, *options]
