@@ -87,8 +87,8 @@ def options(given: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def run(bench: Bench, names: Sequence[str]) -> list[str]:
-    """The rows that failed."""
+def run(bench: Bench, names: Sequence[str], written: Path | None) -> list[str]:
+    """The rows that failed; what is known is written after each, for a command may be ended at any time."""
     failed = []
     for name in names:
         bench.report.say(f"{name}: {ROWS[name].__doc__}")
@@ -100,8 +100,11 @@ def run(bench: Bench, names: Sequence[str]) -> list[str]:
             sys.stdout.flush()
         try:
             bench.device.release()
-        except Exception:
+        except Exception:  # a device that one row has broken fails the next ones too, each with its own traceback
             traceback.print_exc(file=sys.stdout)
+        if written:
+            found = {"scale": bench.scale, "machine": machine(), "failed": failed, "tables": bench.report.tables}
+            written.write_text(json.dumps(found, indent=1), encoding="utf-8")
     return failed
 
 
@@ -119,10 +122,7 @@ def main(given: Sequence[str] | None = None) -> int:
         bench = Bench(device, Report(), folder, asked.scale, asked.rounds, asked.seconds, cores, asked.rehearse)
         print(f"# {machine()}; {device.facts()[0][1]}; scale {asked.scale:g}; medians (slowest to fastest) of rounds")
         names = [name for name in ROWS if name in asked.only.split(",")]
-        failed = run(bench, names)
-    if asked.json:
-        found = {"scale": asked.scale, "machine": machine(), "failed": failed, "tables": bench.report.tables}
-        asked.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        failed = run(bench, names, asked.json)
     bench.report.say(f"failed: {', '.join(failed)}" if failed else "all rows done")
     return 1 if failed else 0
 

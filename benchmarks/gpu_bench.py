@@ -54,7 +54,8 @@ class Spread:
     def rate(self, count: int) -> str:
         """Of `count` things a round: the median, the slowest and the fastest."""
         rates = [count / seconds for seconds in (self.median, max(self.times), min(self.times))]
-        return f"{short(rates[0])}/s ({short(rates[1])} to {short(rates[2])}, {len(self.times)} rounds)"
+        spread = f" ({short(rates[1])} to {short(rates[2])}, {len(self.times)} rounds)" if len(self.times) > 1 else ""
+        return f"{short(rates[0])}/s{spread}"
 
 
 def short(value: float) -> str:
