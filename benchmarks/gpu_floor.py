@@ -22,22 +22,22 @@ DIVISION_OPERATIONS = 10
 
 @dataclass(frozen=True)
 class Operations:
-    """Of double precision; `round` to whole numbers."""
+    """Of double precision; `round` to whole numbers. Parts of one where sets share it."""
 
-    add: int = 0
-    multiply: int = 0
-    compare: int = 0
-    divide: int = 0
-    round: int = 0
+    add: float = 0
+    multiply: float = 0
+    compare: float = 0
+    divide: float = 0
+    round: float = 0
 
     def __add__(self, other: Operations) -> Operations:
         return Operations(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    def times(self, n: int) -> Operations:
+    def times(self, n: float) -> Operations:
         return Operations(*(n * value for value in astuple(self)))
 
     @property
-    def simple(self) -> int:
+    def simple(self) -> float:
         """All but divisions; each is one instruction of the double-precision units."""
         return self.add + self.multiply + self.compare + self.round
 
@@ -92,10 +92,9 @@ def of_layer2() -> dict[str, Operations]:
 
 
 def of_a_set(config: AtcConfig, sets: int = 1, layers: int = 1) -> Operations:
-    """A bar and set, where `sets` share lengths and have `layers` distinct layers 1: rounded up to whole operations."""
+    """A bar and set on average, where `sets` share lengths and have `layers` distinct layers 1."""
     shared = total(of_stream(config).values()) + total(of_layer1().values()).times(layers)
-    own = total(of_layer2().values())
-    return Operations(*(math.ceil(a / sets) + b for a, b in zip(astuple(shared), astuple(own), strict=True)))
+    return shared.times(1 / sets) + total(of_layer2().values())
 
 
 def bytes_over_the_bus(sets: int = 1) -> Mapping[str, int]:
