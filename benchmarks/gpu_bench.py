@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from atc_backtest.kernels.cuda import SHARE, CudaKernel
 from atc_backtest.kernels.protocol import F64, Kernel, Outputs, Prices, State
 
 CONFIG = AtcConfig()
+NO_RESERVE = 0x4000
+"""Linux's MAP_NORESERVE, which Python's mmap does not name everywhere."""
 FEWEST_SYMBOLS, FEWEST_SETS, FEWEST_BARS = 3, 3, 300
 
 
@@ -182,6 +185,13 @@ def room(sets: int, symbols: int, bars: int) -> Outputs:
     return Outputs(signal=np.empty((sets, symbols, bars)))
 
 
+def promised(sets: int, symbols: int, bars: int) -> Outputs:
+    """Signals that will never be written: address space without memory behind it, which may be more than there is."""
+    n_bytes = 8 * sets * symbols * bars
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+    return Outputs(signal=np.frombuffer(mmap.mmap(-1, n_bytes, flags=flags)).reshape(sets, symbols, bars))
+
+
 class ResidentJob:
     """Signals of all bars with prices, state and signals on the device: the seconds of its launches alone.
 
@@ -197,7 +207,7 @@ class ResidentJob:
         self.set_bars = symbols * n_calls * a_call * len(configs)
         self._pieces = [Prices(np.ascontiguousarray(close[:, i * a_call : (i + 1) * a_call])) for i in range(n_calls)]
         self._configs = list(configs)
-        self._outputs = room(len(configs), symbols, a_call)
+        self._outputs = promised(len(configs), symbols, a_call)
         assert self._outputs.signal is not None
         self.driver = Resident(bench.device, (self._outputs.signal,))
         self._kernel = CudaKernel(self.driver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -167,8 +168,10 @@ def resident(bench: Bench) -> None:
 
 
 def sweep_sets(n: int) -> list[AtcConfig]:
-    """Sets that share lengths and nothing behind averages and their signals."""
-    return [replace(CONFIG, lambda_=0.01 + 0.0005 * i, decay=0.01 * (1 + i % 7), cutout=i % 5) for i in range(n)]
+    """Sets that share lengths and nothing behind averages and their signals: 40 lambdas, 5 decays, 5 cutouts."""
+    grid = itertools.product(range(5), range(5), range(40))
+    found = (replace(CONFIG, lambda_=0.01 + i / 100, decay=0.01 * (1 + j), cutout=k) for k, j, i in grid)
+    return list(itertools.islice(found, n))
 
 
 def voting_sets(n: int) -> list[AtcConfig]:
