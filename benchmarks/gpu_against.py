@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +16,15 @@ import numpy as np
 from cupy_arrays import Steps
 from gpu_bench import CONFIG, Bench, CpuJob, ResidentJob, Size, Spread, room, set_for_a_while
 from gpu_devices import seconds_of
-from gpu_drivers import Prestaged, Resident
+from gpu_drivers import Landed, Resident
 from gpu_rows import differing, sweep_sets, voting_sets
 from watching import watched
 
 from atc_backtest.config import AtcConfig
 from atc_backtest.kernels import cuda
-from atc_backtest.kernels.cuda import CudaKernel, Driver
-from atc_backtest.kernels.protocol import F64, Outputs, Prices
+from atc_backtest.kernels.cuda import CudaKernel
+from atc_backtest.kernels.device import Driver
+from atc_backtest.kernels.protocol import F64, Prices
 
 BUS_TARGET, OVERLAP_TARGET, ARRAYS_TARGET = 0.6, 1.4, 5.0
 AGREES = 0.95
@@ -31,21 +33,27 @@ to one side by its rounding, and a signal lasts until the next crossing."""
 
 
 class CallJob:
-    """`advance` over all bars with another driver around the device's; the seconds of the whole call."""
+    """`advance` over all bars with another driver around the device's, or its own; the seconds of the whole call, or of
+    as many calls side by side as there are threads, each with its share of the symbols."""
 
-    def __init__(self, driver: Driver, close: F64, outputs: Outputs, slots: int, slab_bytes: int) -> None:
-        self._driver, self._kernel = driver, CudaKernel(driver)
-        self._prices, self._outputs = Prices(close), outputs
+    def __init__(self, driver: Driver, close: F64, slots: int, slab_bytes: int, threads: int = 1) -> None:
+        self._driver, self._kernel, self._threads = driver, CudaKernel(driver), threads
         self._slots, self._slab_bytes = slots, slab_bytes
+        self._prices = [Prices(part) for part in np.array_split(close, min(threads, len(close)))]
+        self.outputs = [room(1, *prices.close.shape) for prices in self._prices]
 
     def __call__(self) -> float:
-        if isinstance(self._driver, Prestaged):
-            self._driver.repeat()
-        state = self._kernel.new_state([CONFIG], self._prices.close.shape[0])
-        with set_for_a_while(SLOTS=self._slots, SLAB_BYTES=self._slab_bytes):
+        if isinstance(self._driver, Landed):
+            self._driver.begin()
+        states = [self._kernel.new_state([CONFIG], len(prices.close)) for prices in self._prices]
+        with set_for_a_while(SLOTS=self._slots, SLAB_BYTES=self._slab_bytes), ThreadPoolExecutor(self._threads) as pool:
             began = time.perf_counter()
-            self._kernel.advance(state, self._prices, self._outputs)
+            list(pool.map(self._kernel.advance, states, self._prices, self.outputs))
             return time.perf_counter() - began
+
+    def signals(self) -> F64:
+        """[1, symbols, bars], of the last call."""
+        return np.concatenate([outputs.signal for outputs in self.outputs if outputs.signal is not None], axis=1)
 
 
 def bus(bench: Bench) -> None:
@@ -53,54 +61,51 @@ def bus(bench: Bench) -> None:
     size = bench.size(10_000, 20_000)
     close = bench.walks(size)
     slab = min(cuda.SLAB_BYTES, 2 * close.nbytes // 8)
-    drivers = {name: Prestaged(bench.device) for name in ("pinned", "pinned, one slab at a time")}
-    outputs = {name: room(1, *close.shape) for name in ("ordinary", *drivers)}
-    plain = bench.device.driver
-    jobs: dict[str, Callable[[], float]] = {
-        "ordinary": CallJob(plain, close, outputs["ordinary"], 2, slab),
-        "ordinary, one slab at a time": CallJob(plain, close, outputs["ordinary"], 1, slab),
-        "pinned": CallJob(drivers["pinned"], close, outputs["pinned"], 2, slab),
+    pinned = bench.device.pinned(close.shape)
+    pinned[...] = close
+    landed, plain = Landed(bench.device), bench.device.driver
+    alone, threads = "one slab at a time", min(4, bench.cores)
+    jobs = {
+        "ordinary": CallJob(plain, close, 2, slab),
+        f"ordinary, {alone}": CallJob(plain, close, 1, slab),
+        f"ordinary, {threads} threads": CallJob(plain, close, 2, slab, threads),
+        "page-locked": CallJob(landed, pinned, 2, slab),
+        f"page-locked, {alone}": CallJob(landed, pinned, 1, slab),
     }
-    alone = "pinned, one slab at a time"
-    jobs[alone] = CallJob(drivers[alone], close, outputs[alone], 1, slab)
-    for name in drivers:  # their first call takes the copies that the others begin with
-        jobs[name]()
     spreads = bench.in_turns(jobs)
-    launches = _launches_alone(bench, close, outputs["ordinary"], slab)
+    launches = _launches_alone(bench, close, slab)
     bound = close.nbytes / bench.bus.up
     rows = []
     for name, spread in spreads.items():
         share, both = bound / spread.median, max(bound, launches) / spread.median
-        rows.append([f"{name}", spread.rate(close.size), f"{share:.1%}", f"{both:.1%}"])
+        rows.append([name, spread.rate(close.size), f"{share:.1%}", f"{both:.1%}"])
     columns = [f"{size}: prices and signals in memory that is", "bars a second", "of the bus", "of bus or launches"]
     bench.report.table("Over the bus, one set", columns, rows)
     facts = [
         ["closes over the bus, as measured alone", f"{bound:.4f} s"],
         ["launches of these slabs, alone", f"{launches:.4f} s"],
-        ["pinned, of the bus (asked for)", f"{bound / spreads['pinned'].median:.1%} ({BUS_TARGET:.0%})"],
+        ["page-locked, of the bus (asked for)", f"{bound / spreads['page-locked'].median:.1%} ({BUS_TARGET:.0%})"],
     ]
-    for name in ("pinned", "ordinary"):
-        gain = spreads[f"{name}, one slab at a time"].median / spreads[name].median
+    for name in ("page-locked", "ordinary"):
+        gain = spreads[f"{name}, {alone}"].median / spreads[name].median
         facts.append([f"{name}, with overlap against without (asked for)", f"{gain:.2f}x ({OVERLAP_TARGET}x)"])
     bench.report.table("Over the bus: what bounds it", ["what", "measured"], facts)
-    for name, driver in drivers.items():
-        _same_signals(name, driver, outputs["ordinary"].signal)
+    expected = jobs["ordinary"].signals()
+    _same_signals(f"{threads} threads", jobs[f"ordinary, {threads} threads"].signals(), expected)
+    slabs = [one for one in landed.down if one.ndim == 3 and one.shape[:2] == expected.shape[:2]]
+    _same_signals("page-locked", np.concatenate(slabs, axis=2), expected)
 
 
-def _launches_alone(bench: Bench, close: F64, outputs: Outputs, slab: int) -> float:
+def _launches_alone(bench: Bench, close: F64, slab: int) -> float:
     """Seconds of the launches of a call that is cut as the others are."""
     driver = Resident(bench.device)
-    CallJob(driver, close, outputs, 2, slab)()
+    CallJob(driver, close, 2, slab)()
     return sum(driver.seconds)
 
 
-def _same_signals(name: str, driver: Prestaged, expected: F64 | None) -> None:
-    """What came down in the last call is what an ordinary call gives."""
-    assert expected is not None
-    slabs = [one for one in driver.down if one.ndim == 3 and one.shape[:2] == expected.shape[:2]]
-    found = np.concatenate(slabs, axis=2)
+def _same_signals(what: str, found: F64, expected: F64) -> None:
     if found.shape != expected.shape or differing(found, expected):
-        raise AssertionError(f"{name}: signals {found.shape} are not those of an ordinary call {expected.shape}")
+        raise AssertionError(f"{what}: signals {found.shape} are not those of an ordinary call {expected.shape}")
 
 
 def arrays(bench: Bench) -> None:
@@ -184,7 +189,7 @@ def rust(bench: Bench) -> None:
     size = bench.size(10_000, 20_000)
     close = bench.walks(size)
     job, cpu = ResidentJob(bench, close, [CONFIG]), CpuJob(bench, close, [CONFIG])
-    call = CallJob(bench.device.driver, close, room(1, *close.shape), cuda.SLOTS, cuda.SLAB_BYTES)
+    call = CallJob(bench.device.driver, close, cuda.SLOTS, cuda.SLAB_BYTES)
     spreads = bench.in_turns({"device": job, "call": call, "cpu": cpu})
     compared = [
         Compared(f"{size}, on the device", spreads["device"], job.set_bars, spreads["cpu"], cpu.set_bars),

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from cupy_arrays import Steps, array_steps, fused_steps
 
-from atc_backtest.kernels import cuda
-from atc_backtest.kernels.cuda import WARP, Driver, Slot, Variant
+from atc_backtest.kernels.device import Driver, Slot, Variant
 from atc_backtest.kernels.protocol import F64
 
 GB = 1e9
@@ -99,11 +98,9 @@ class Device(Protocol):
 
     def occupancy(self, variant: Variant, work_bytes: int) -> list[tuple[str, str]]: ...
 
-    def send(self, slot: Slot, pinned: F64) -> Any:
-        """A copy on the device of an array in pinned memory, in the slot's order."""
+    def fetch(self, slot: Slot, array: Any, pinned: F64) -> None:
+        """From the device into pinned memory, in the slot's order."""
         ...
-
-    def fetch(self, slot: Slot, array: Any, pinned: F64) -> None: ...
 
 
 def seconds_of(device: Device, work: Callable[[], object]) -> float:
@@ -123,10 +120,12 @@ class Gpu:
     """The current device of CuPy. `UnavailableError` where there is none."""
 
     def __init__(self) -> None:
-        self.driver = cuda._cupy_driver()
+        from atc_backtest.kernels.cupy_device import WARP, cupy_drivers
+
+        self.driver = cupy_drivers()[0]
         import cupy
 
-        self.xp = cupy
+        self.xp, self._warp = cupy, WARP
 
     def facts(self) -> list[tuple[str, str]]:
         runtime, device = self.xp.cuda.runtime, self.xp.cuda.Device()
@@ -148,6 +147,7 @@ class Gpu:
 
     def release(self) -> None:
         self.synchronize()
+        self.driver.memory.free_all_blocks()
         self.xp.get_default_memory_pool().free_all_blocks()
         self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
@@ -164,19 +164,24 @@ class Gpu:
 
         def up() -> None:
             for _ in range(times):
-                one.set(source, stream=ways[0])
+                self._copy(one.data.ptr, source.ctypes.data, source.nbytes, ways[0], up=True)
 
         def down() -> None:
             for _ in range(times):
-                other.get(stream=ways[1], out=target, blocking=False)
+                self._copy(target.ctypes.data, other.data.ptr, target.nbytes, ways[1], up=False)
 
         def both() -> None:
-            for _ in range(times):
-                one.set(source, stream=ways[0])
-                other.get(stream=ways[1], out=target, blocking=False)
+            up()
+            down()
 
         size = times * count * 8
         return Bus(size / best_of(self, up), size / best_of(self, down), 2 * size / best_of(self, both))
+
+    def _copy(self, to: int, source: int, n_bytes: int, stream: Any, up: bool) -> None:
+        """Queued on the stream."""
+        runtime = self.xp.cuda.runtime
+        kind = runtime.memcpyHostToDevice if up else runtime.memcpyDeviceToHost
+        runtime.memcpyAsync(to, source, n_bytes, kind, stream.ptr)
 
     def arithmetic(self) -> Arithmetic:
         module = self.xp.RawModule(code=RATES, options=("--std=c++17", "--fmad=false", "--prec-div=true"))
@@ -199,25 +204,19 @@ class Gpu:
 
     def occupancy(self, variant: Variant, work_bytes: int) -> list[tuple[str, str]]:
         function = self.driver.function(variant)
-        blocks = self.xp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(function.kernel.ptr, WARP, work_bytes)
+        pointer, driver = function.kernel.ptr, self.xp.cuda.driver
+        blocks = driver.occupancyMaxActiveBlocksPerMultiprocessor(pointer, self._warp, work_bytes)
         threads = int(self.xp.cuda.Device().attributes["MaxThreadsPerMultiProcessor"])
         return [
             ("registers a thread", str(function.num_regs)),
             ("local memory a thread (spills)", f"{function.local_size_bytes} bytes"),
             ("shared memory a block", f"{function.shared_size_bytes + work_bytes} bytes"),
             ("blocks (warps) a processor", str(blocks)),
-            ("occupancy", f"{blocks * WARP / threads:.1%}"),
+            ("occupancy", f"{blocks * self._warp / threads:.1%}"),
         ]
 
-    def send(self, slot: Slot, pinned: F64) -> Any:
-        stream = slot._stream
-        with stream:
-            device = self.xp.empty(pinned.shape, pinned.dtype)
-        device.set(pinned, stream=stream)
-        return device
-
     def fetch(self, slot: Slot, array: Any, pinned: F64) -> None:
-        array.get(stream=slot._stream, out=pinned, blocking=False)
+        self._copy(pinned.ctypes.data, array.data.ptr, pinned.nbytes, slot._stream, up=False)
 
 
 SMI = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "pcie.link.gen.current", "pcie.link.width.current")
@@ -274,9 +273,6 @@ class Twin:
 
     def occupancy(self, variant: Variant, work_bytes: int) -> list[tuple[str, str]]:
         return [("shared memory a block", f"{work_bytes} bytes"), ("blocks (warps) a processor", "of the twin: none")]
-
-    def send(self, slot: Slot, pinned: F64) -> Any:
-        return pinned.copy()
 
     def fetch(self, slot: Slot, array: Any, pinned: F64) -> None:
         np.copyto(pinned, array)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from gpu_devices import Device, seconds_of
 from numpy.typing import NDArray
 
-from atc_backtest.kernels.cuda import Slot
+from atc_backtest.kernels.device import Slot
 from atc_backtest.kernels.protocol import F64
 
 
@@ -53,70 +52,39 @@ class _ResidentSlot:
             self._slot.download(device, out, key)
 
 
-class Prestaged:
-    """A driver for calls that are repeated: from the second on, what goes up is in pinned memory already, and what
-    comes down stays there, so that no copy on the host counts.
-
-    Arrays are told apart by their order, which is the same in every call; addresses (integers) go up as they do.
-    """
+class Landed:
+    """A driver for calls that are repeated: what comes down goes to page-locked memory of its own and stays there, so
+    that no copy on the host counts. Arrays are told apart by their order, which is the same in every call."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._up: list[F64] = []
-        self._down: list[F64] = []
-        self._next = [0, 0]
-        self._repeats = False
+        self.down: list[F64] = []
+        """What came down last, in the order it was asked for."""
+        self._next = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._device.driver, name)
 
     def slots(self, n: int) -> list[Any]:
-        return [_PrestagedSlot(self, slot) for slot in self._device.driver.slots(n)]
+        return [_LandedSlot(self, slot) for slot in self._device.driver.slots(n)]
 
-    def repeat(self) -> None:
-        """The next call begins."""
-        self._next, self._repeats = [0, 0], bool(self._up)
+    def begin(self) -> None:
+        """The next call."""
+        self._next = 0
 
-    def sent(self, slot: Slot, array: NDArray[Any]) -> Any:
-        if not self._repeats:
-            self._up.append(self._device.pinned(array.shape))
-            self._up[-1][...] = array
-            return slot.upload(array)
-        self._next[0] += 1
-        return self._device.send(slot, self._up[self._next[0] - 1])
-
-    def fetched(self, slot: Slot, array: Any, out: NDArray[Any], key: Any) -> None:
-        if not self._repeats:
-            self._down.append(self._device.pinned(array.shape))
-            slot.download(array, out, key)
-            return
-        self._next[1] += 1
-        self._device.fetch(slot, array, self._down[self._next[1] - 1])
-
-    @property
-    def down(self) -> list[F64]:
-        """What came down last, in the order it was asked for."""
-        return self._down
+    def fetch(self, slot: Slot, array: Any) -> None:
+        if self._next == len(self.down):
+            self.down.append(self._device.pinned(array.shape))
+        self._device.fetch(slot, array, self.down[self._next])
+        self._next += 1
 
 
-class _PrestagedSlot:
-    def __init__(self, driver: Prestaged, slot: Slot) -> None:
+class _LandedSlot:
+    def __init__(self, driver: Landed, slot: Slot) -> None:
         self._driver, self._slot = driver, slot
-        self._held: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._slot, name)
 
-    def upload(self, array: NDArray[Any]) -> Any:
-        if array.dtype != np.float64:
-            return self._slot.upload(array)
-        self._held.append(self._driver.sent(self._slot, array))
-        return self._held[-1]
-
     def download(self, device: Any, out: NDArray[Any], key: Any) -> None:
-        self._held.append(device)
-        self._driver.fetched(self._slot, device, out, key)
-
-    def finish(self) -> None:
-        self._slot.finish()
-        self._held = []
+        self._driver.fetch(self._slot, device)

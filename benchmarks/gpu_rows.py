@@ -12,7 +12,8 @@ from gpu_floor import bytes_over_the_bus, of_a_set, of_layer1, of_layer2, of_str
 from measure import machine as cpu_machine
 
 from atc_backtest.config import AtcConfig, PerFamily
-from atc_backtest.kernels.cuda import CudaKernel, Variant
+from atc_backtest.kernels.cuda import CudaKernel
+from atc_backtest.kernels.device import Variant
 from atc_backtest.kernels.protocol import F64, OUTPUT_AXES, Kernel, Outputs, Prices, State
 
 GB = 1e9

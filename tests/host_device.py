@@ -16,7 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from atc_backtest.errors import UnavailableError
-from atc_backtest.kernels.cuda import SOURCE, CudaKernel, DeviceMemoryError, Slot, Variant
+from atc_backtest.kernels.cuda import CudaKernel
+from atc_backtest.kernels.device import SOURCE, DeviceMemoryError, Ledger, Slot, Variant
 
 FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-DHOST", "-x", "c++")
 
@@ -57,9 +58,13 @@ class HostDriver:
         self.free, self.held, self.most = free, 0, 0
         self.breaks_at = breaks_at
         self.launches: list[int] = []
+        self.ledger = Ledger()
 
     def free_bytes(self) -> int:
         return self.free
+
+    def workspaces(self, work_bytes: int) -> int:
+        return 0
 
     def address(self, device: NDArray[Any]) -> int:
         return int(device.ctypes.data)
@@ -107,3 +112,7 @@ class HostSlot:
             out[key] = device
         self._driver.held -= sum(array.nbytes for array in self._held)
         self._held, self._coming = [], []
+
+    def close(self) -> None:
+        self._coming = []
+        self.finish()

@@ -18,7 +18,8 @@ from test_kernels import CONFIGS, assert_same, assert_same_state, market, run
 from atc_backtest.config import AtcConfig, PerFamily
 from atc_backtest.errors import ConfigError, UnavailableError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.kernels.cuda import FIXED_BYTES, SHARE, SOURCE, CudaKernel, DeviceMemoryError, Variant, device_plan
+from atc_backtest.kernels.cuda import FIXED_BYTES, SHARE, CudaKernel, device_plan
+from atc_backtest.kernels.device import SOURCE, DeviceMemoryError, Variant
 from atc_backtest.kernels.device_tables import stream_of
 from atc_backtest.kernels.protocol import Outputs, Prices, State, StreamKey
 

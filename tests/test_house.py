@@ -64,7 +64,7 @@ DOORS = {
     "fcntl": ("atc_backtest.jit", "atc_backtest.stores.fetch.partial", "atc_backtest.stores.lock"),
     "dask": ("atc_backtest.pipelines.cluster",),
     "distributed": ("atc_backtest.pipelines.cluster", "atc_backtest.pipelines.workers"),
-    "cupy": ("atc_backtest.kernels.cuda",),
+    "cupy": ("atc_backtest.kernels.cupy_device",),
     "typer": ("atc_backtest.cli",),
     "optuna": ("atc_backtest.pipelines.search",),
     "bokeh": ("atc_backtest.pipelines.connecting", "atc_backtest.pipelines.pages.charts"),

@@ -3,29 +3,32 @@
 A call's symbols are cut into groups whose state, prices and outputs fit into the device's memory, and a group's bars
 into slabs: while one is computed, the next goes up from pinned memory and the one before comes down. The state stays
 on the device between slabs. A group that does not fit after all is halved.
+
+Threads and devices: a group goes to the device with the fewest on their way, planned against all that this process may
+use of it, and waits there while others hold what it needs.
 """
 
 from __future__ import annotations
 
 import math
-import threading
+from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atc_backtest.config import OFFSETS, AtcConfig
-from atc_backtest.errors import ConfigError, UnavailableError
+from atc_backtest.config import AtcConfig
+from atc_backtest.errors import ConfigError
+from atc_backtest.kernels.device import DeviceMemoryError, Driver, Slot, Variant, least_busy
 from atc_backtest.kernels.device_tables import OUTPUTS, members_table, stream_of
 from atc_backtest.kernels.following import BlockFollower
 from atc_backtest.kernels.lowering import MemberConstants
 from atc_backtest.kernels.protocol import (
     EQUITY_SLOTS,
-    F64,
     OUTPUT_AXES,
     Follower,
     Outputs,
@@ -35,70 +38,14 @@ from atc_backtest.kernels.protocol import (
     check_advance,
 )
 
-SOURCE = Path(__file__).with_name("atc.cu")
 SLAB_BYTES = 256 << 20
 """Of prices and outputs that go over the bus at a time."""
 SHARE = 0.8
-"""Of the device's free memory that a call may use."""
+"""Of what a process may use of a device, what its groups may hold at a time."""
 FIXED_BYTES = 64 << 20
 """Of the device: the program, constants, what the pool of memory rounds up."""
-WARP, WARPS = 32, 8
-"""Threads that share a workspace; workspaces a processor where they lie outside of it."""
 SLOTS = 2
 """Slabs on their way at a time: one is computed, another one goes up or down."""
-
-
-class DeviceMemoryError(MemoryError):
-    """The device has no room."""
-
-
-class Slot(Protocol):
-    """One slab on its way; what is asked of it is done in order, and computing in the order of slots."""
-
-    def upload(self, array: NDArray[Any]) -> Any:
-        """A copy on the device."""
-        ...
-
-    def blank(self, shape: tuple[int, ...]) -> Any:
-        """Float64 NaNs on the device."""
-        ...
-
-    def launch(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
-        """Advance every symbol of a block, after what other slots have launched before."""
-        ...
-
-    def download(self, device: Any, out: F64, key: Any) -> None:
-        """Into `out[key]`, at the latest when `finish` returns."""
-        ...
-
-    def finish(self) -> None:
-        """Wait until everything is done."""
-        ...
-
-
-class Driver(Protocol):
-    """A device: CuPy's in `cuda`, the CPU in tests. `DeviceMemoryError` where something does not fit."""
-
-    def free_bytes(self) -> int: ...
-
-    def slots(self, n: int) -> list[Slot]:
-        """Launches of slots made together are computed in the order they were asked for."""
-        ...
-
-    def address(self, device: Any) -> int: ...
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is compiled into the code: lengths are not, so that a sweep over them compiles nothing."""
-
-    robustness: str
-    pine: bool
-
-    @property
-    def macros(self) -> tuple[str, ...]:
-        offsets = ",".join(map(str, OFFSETS[self.robustness]))
-        return (f"-DOFFSETS={offsets}", f"-DPINE={int(self.pine)}")
 
 
 @dataclass(frozen=True)
@@ -110,16 +57,24 @@ class DevicePlan:
     projected_device_bytes: int
 
 
-def device_plan(stream: StreamState, n_symbols: int, n_bars: int, n_values: int, budget: int) -> DevicePlan:
+def device_plan(
+    stream: StreamState, n_symbols: int, n_bars: int, n_values: int, budget: int, workspaces: int = 0
+) -> DevicePlan:
     """Groups of symbols and slabs of bars that fit into `budget` bytes; `n_values` of a bar and symbol: prices and
-    outputs. `ConfigError` where not even one bar of one symbol fits.
+    outputs; `workspaces` of a launch at most that lie in the device's memory. `ConfigError` where not even one bar of
+    one symbol fits.
     """
     members = len(stream.members)
     of_symbol = 8 * (stream.layout.width + members * EQUITY_SLOTS)
     fixed = FIXED_BYTES + 8 * members * n_bars  # growth tables
+    work_bytes = stream_of(stream.key).work_bytes(members)
 
     def needed(symbols: int, bars: int) -> int:
-        return fixed + symbols * (of_symbol + SLOTS * 8 * (1 + n_values * bars))
+        slab = symbols * 8 * (1 + n_values * bars) + min(symbols, workspaces) * work_bytes
+        return fixed + symbols * of_symbol + SLOTS * slab
+
+    def most_symbols(bars: int) -> int:
+        return bisect_right(range(1, n_symbols + 1), budget, key=lambda symbols: needed(symbols, bars))
 
     bars = max(1, min(n_bars, SLAB_BYTES // (8 * n_values)))
     while bars > 1 and needed(1, bars) > budget:
@@ -129,19 +84,20 @@ def device_plan(stream: StreamState, n_symbols: int, n_bars: int, n_values: int,
             f"the GPU has {budget >> 20} MiB to spare, one symbol of this call needs {needed(1, bars) >> 20} MiB: "
             "run fewer parameter sets at a time, or use another kernel."
         )
-    symbols = min(n_symbols, (budget - fixed) // (needed(1, bars) - fixed))
-    bars = max(1, min(bars, SLAB_BYTES // (8 * n_values * symbols)))
-    symbols = min(n_symbols, (budget - fixed) // (needed(1, bars) - fixed))
+    bars = max(1, min(bars, SLAB_BYTES // (8 * n_values * most_symbols(bars))))
+    symbols = most_symbols(bars)
     return DevicePlan(symbols, bars, needed(symbols, bars))
 
 
 class CudaKernel:
-    """`Kernel` on a GPU. `UnavailableError` without CuPy or a device; `driver` stands in for the device in tests."""
+    """`Kernel` on the GPUs that are visible. `UnavailableError` without CuPy or a device; `drivers` stand in for
+    devices in tests.
+    """
 
     name = "cuda"
 
-    def __init__(self, driver: Driver | None = None) -> None:
-        self._driver = _cupy_driver() if driver is None else driver
+    def __init__(self, *drivers: Driver) -> None:
+        self._drivers: Sequence[Driver] = drivers or _visible_devices()
 
     def new_state(self, configs: Sequence[AtcConfig], n_symbols: int) -> State:
         return State.new(configs, n_symbols)
@@ -162,28 +118,46 @@ class CudaKernel:
         asked = [name for name in OUTPUTS if getattr(outputs, name) is not None]
         values = 1 + (prices.source is not None)
         values += len(stream.members) * sum(math.prod(OUTPUT_AXES[name]) for name in asked)
-        plan = device_plan(stream, state.n_symbols, n_bars, values, int(SHARE * self._driver.free_bytes()))
-        first, step = 0, plan.symbols
+        first, most, most_bars = 0, state.n_symbols, n_bars
         while first < state.n_symbols:
-            group = slice(first, min(first + step, state.n_symbols))
-            try:
-                _Group(self._driver, state, stream, group).advance(prices, outputs, plan.bars)
-            except DeviceMemoryError:
-                if step == 1:
-                    raise
-                step = (step + 1) // 2
-            else:
-                first = group.stop
+            with least_busy(self._drivers) as driver:
+                share = int(SHARE * driver.free_bytes())
+                workspaces = driver.workspaces(stream_of(stream.key).work_bytes(len(stream.members)))
+                plan = device_plan(stream, min(most, state.n_symbols - first), n_bars, values, share, workspaces)
+                group, slab_bars = slice(first, first + plan.symbols), min(plan.bars, most_bars)
+                try:
+                    with (
+                        driver.ledger.reserve(plan.projected_device_bytes, share),
+                        _Group(driver, state, stream, group) as one,
+                    ):
+                        one.advance(prices, outputs, slab_bars)
+                except DeviceMemoryError:
+                    if plan.symbols == 1:
+                        raise
+                    most, most_bars = (plan.symbols + 1) // 2, slab_bars
+                else:
+                    first = group.stop
 
 
 class _Group:
-    """Symbols of one stream, whose state lies on the device while their bars go through."""
+    """Symbols of one stream, whose state lies on the device while their bars go through.
+
+    A context: at its end nothing is under way any more, also after an error. What slots share is held until then.
+    """
 
     def __init__(self, driver: Driver, state: State, stream: StreamState, group: slice) -> None:
         self._driver, self._state, self._stream, self._group = driver, state, stream, group
         self._slots = driver.slots(SLOTS)
         self._members = list(stream.members)
         self._held: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as stack:  # every slot, also where one fails
+            for slot in self._slots:
+                stack.callback(slot.close)
 
     def advance(self, prices: Prices, outputs: Outputs, slab_bars: int) -> None:
         """Take all bars; the state comes back at the end, and is what it was where that is not reached."""
@@ -194,6 +168,7 @@ class _Group:
         values = head.upload(np.ascontiguousarray(self._stream.values[:, group]))
         equities = head.upload(np.ascontiguousarray(state.equities[self._members, :, group]))
         tables = head.upload(shape.table(self._place)), head.upload(members_table(constants, self._place))
+        self._held += [values, equities, *tables]
         head.finish()
         variant = Variant(self._stream.key.robustness, self._stream.key.profile == "pine")
         launch = partial(self._launch, variant, tables, shape.work_bytes(constants.leader.size), (values, equities))
@@ -202,10 +177,8 @@ class _Group:
             slot = self._slots[number % SLOTS]
             slot.finish()
             slab = slice(start, min(start + slab_bars, n_bars))
-            close = np.ascontiguousarray(prices.close[group, slab])
-            source = None if prices.source is None else np.ascontiguousarray(prices.source[group, slab])
-            launch(slot, bars, Prices(close, source), outputs, slab)
-            bars = bars + np.count_nonzero(~np.isnan(close), axis=1)
+            launch(slot, bars, prices, outputs, slab)
+            bars = bars + np.count_nonzero(~np.isnan(prices.close[group, slab]), axis=1)
         for slot in self._slots:
             slot.finish()
         head.download(values, self._stream.values, (slice(None), group))
@@ -228,10 +201,10 @@ class _Group:
         outputs: Outputs,
         slab: slice,
     ) -> None:
-        address = self._driver.address
-        symbols, n_bars = prices.close.shape
-        close, seen = slot.upload(prices.close), slot.upload(bars)
-        source = close if prices.source is None else slot.upload(prices.source)
+        address, closes = self._driver.address, prices.close[self._group, slab]
+        symbols, n_bars = closes.shape
+        close, seen = slot.upload(closes), slot.upload(bars)
+        source = close if prices.source is None else slot.upload(prices.source[self._group, slab])
         made = {
             name: slot.blank((len(self._members), symbols, *OUTPUT_AXES[name], n_bars))
             for name in OUTPUTS
@@ -244,115 +217,7 @@ class _Group:
             slot.download(device, getattr(outputs, name), (self._members, self._group, ..., slab))
 
 
-class _CupyDriver:
-    """CuPy's current device."""
+def _visible_devices() -> Sequence[Driver]:
+    from atc_backtest.kernels.cupy_device import cupy_drivers
 
-    def __init__(self, cupy: Any) -> None:
-        self.cupy = cupy
-        self._modules: dict[Variant, Any] = {}
-        self._lock = threading.Lock()
-
-    def free_bytes(self) -> int:
-        free, _ = self.cupy.cuda.runtime.memGetInfo()
-        return int(free) + int(self.cupy.get_default_memory_pool().free_bytes())
-
-    def address(self, device: Any) -> int:
-        return int(device.data.ptr)
-
-    def slots(self, n: int) -> list[Slot]:
-        last: list[Any] = []
-        return [_CupySlot(self, last) for _ in range(n)]
-
-    def function(self, variant: Variant) -> Any:
-        """Compiled by NVRTC for this device, kept by CuPy on disk too."""
-        with self._lock:
-            if variant not in self._modules:
-                options = ("--std=c++17", "--fmad=false", "--prec-div=true", *variant.macros)
-                module = self.cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=options, backend="nvrtc")
-                self._modules[variant] = module.get_function("advance")
-            return self._modules[variant]
-
-    def room(self) -> tuple[int, int]:
-        """Shared memory a block may have, in bytes, and how many processors there are."""
-        attributes = self.cupy.cuda.Device().attributes
-        return int(attributes["MaxSharedMemoryPerBlockOptin"]), int(attributes["MultiProcessorCount"])
-
-
-class _CupySlot:
-    """A stream of the device; `last`: the event of the latest launch, shared by slots whose launches are in order."""
-
-    def __init__(self, driver: _CupyDriver, last: list[Any]) -> None:
-        self._driver, self._cupy, self._last = driver, driver.cupy, last
-        self._stream = driver.cupy.cuda.Stream(non_blocking=True)
-        self._held: list[Any] = []
-        self._coming: list[tuple[F64, F64, Any]] = []
-
-    def upload(self, array: NDArray[Any]) -> Any:
-        pinned = self._pinned(array.shape, array.dtype)
-        pinned[...] = array
-        device = self._empty(array.shape, array.dtype)
-        device.set(pinned, stream=self._stream)
-        self._held += [pinned, device]
-        return device
-
-    def blank(self, shape: tuple[int, ...]) -> Any:
-        device = self._empty(shape, np.dtype(np.float64))
-        with self._stream:
-            device.fill(np.nan)
-        return device
-
-    def _empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        try:
-            with self._stream:
-                return self._cupy.empty(shape, dtype)
-        except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise DeviceMemoryError(str(error)) from error
-
-    def _pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        size = math.prod(shape)
-        memory = self._cupy.cuda.alloc_pinned_memory(max(size * dtype.itemsize, 1))
-        return np.frombuffer(memory, dtype, size).reshape(shape)
-
-    def launch(self, variant: Variant, tables: tuple[Any, Any, Any], symbols: int, work_bytes: int) -> None:
-        function = self._driver.function(variant)
-        shared, processors = self._driver.room()
-        blocks, scratch, address = symbols, 0, np.uint64(0)
-        if work_bytes <= shared:
-            function.max_dynamic_shared_size_bytes = scratch = work_bytes
-        else:  # averages so long that their sums lie in the device's memory, kept near by its cache
-            blocks = min(symbols, WARPS * processors)
-            self._held.append(self._empty((blocks * work_bytes,), np.dtype(np.uint8)))
-            address = self._held[-1]
-        with self._stream:
-            if self._last:
-                self._stream.wait_event(self._last[0])
-            function((blocks,), (WARP,), (*tables, address, np.int64(work_bytes)), shared_mem=scratch)
-            self._last[:] = [self._stream.record()]
-
-    def download(self, device: Any, out: F64, key: Any) -> None:
-        pinned = self._pinned(device.shape, device.dtype)
-        device.get(stream=self._stream, out=pinned, blocking=False)
-        self._held.append(device)
-        self._coming.append((pinned, out, key))
-
-    def finish(self) -> None:
-        self._stream.synchronize()
-        for pinned, out, key in self._coming:
-            out[key] = pinned
-        self._held, self._coming = [], []
-
-
-def _cupy_driver() -> Driver:
-    """CuPy's, where there is CuPy and a device that it can use."""
-    remedy = "pip install 'atc-backtest[gpu]' on a machine with an NVIDIA GPU and its driver"
-    try:
-        import cupy
-    except ImportError as error:
-        raise UnavailableError(f"the GPU kernel needs CuPy ({error}): {remedy}.") from error
-    try:
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise UnavailableError(f"the GPU kernel finds no device ({error}): {remedy}.") from error
-    if devices == 0:
-        raise UnavailableError(f"the GPU kernel finds no device: {remedy}.")
-    return _CupyDriver(cupy)
+    return cupy_drivers()
