@@ -12,8 +12,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from host_device import HostSlot, compiler
+from numpy_cupy import numpy_cupy
 
 from atc_backtest.config import AtcConfig, PerFamily
+from atc_backtest.kernels.cupy_device import CupyDriver
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -37,6 +39,20 @@ def test_every_row_runs_on_the_twin(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "a rehearsal, its figures mean nothing" in shown
     bits = next(table for table in said["tables"] if table["title"] == "Bits")
     assert bits["rows"][-1][-1] == "0"
+
+
+@needs_compiler
+def test_every_row_runs_on_a_gpu_of_cupy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines that a GPU takes, over a CuPy made of NumPy."""
+    cupy = numpy_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr("atc_backtest.kernels.cupy_device._drivers", lambda: (CupyDriver(cupy, 0),))
+    code = gpu.main(["--only", ",".join(QUICK), "--rounds", "1", "--scale", "1e-4"])
+    shown = capsys.readouterr().out
+    assert code == 0, shown
+    assert "NumPy, compute capability 90" in shown
+    assert "| fused steps |" in shown
+    assert "| blocks (warps) a processor | 12 |" in shown
 
 
 @needs_compiler
