@@ -28,8 +28,8 @@ racecheck matters; initcheck reads of memory that nobody wrote):
         compute-sanitizer --tool $tool --error-exitcode 9 python benchmarks/gpu.py --only bits --scale 0.002 || break
     done
 
-Needs the package's own dependencies and CuPy; `pipeline` alone needs zarr and dask, so that where these are missing the
-other rows still run. Without the Rust extension the CPU's kernel is Numba, and says so.
+In a clone that is not installed, with PYTHONPATH=$PWD. All rows but `pipeline` need NumPy and CuPy alone, and the Rust
+extension (without it the CPU's kernel is Numba, and says so); `pipeline` needs what the package needs.
 """
 
 from __future__ import annotations
