@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from atc_backtest.kernels.device import Driver
 from atc_backtest.kernels.protocol import F64, Prices
 
 BUS_TARGET, OVERLAP_TARGET, ARRAYS_TARGET = 0.6, 1.4, 5.0
+ALONE = "one slab at a time"
 AGREES = 0.95
 """Share of signals that the yardstick must have as the kernels do: ties between an average on a tick and the close fall
 to one side by its rounding, and a signal lasts until the next crossing."""
@@ -64,13 +65,13 @@ def bus(bench: Bench) -> None:
     pinned = bench.device.pinned(close.shape)
     pinned[...] = close
     landed, plain = Landed(bench.device), bench.device.driver
-    alone, threads = "one slab at a time", min(4, bench.cores)
+    threads = min(4, bench.cores)
     jobs = {
         "ordinary": CallJob(plain, close, 2, slab),
-        f"ordinary, {alone}": CallJob(plain, close, 1, slab),
+        f"ordinary, {ALONE}": CallJob(plain, close, 1, slab),
         f"ordinary, {threads} threads": CallJob(plain, close, 2, slab, threads),
         "page-locked": CallJob(landed, pinned, 2, slab),
-        f"page-locked, {alone}": CallJob(landed, pinned, 1, slab),
+        f"page-locked, {ALONE}": CallJob(landed, pinned, 1, slab),
     }
     spreads = bench.in_turns(jobs)
     launches = _launches_alone(bench, close, slab)
@@ -81,23 +82,26 @@ def bus(bench: Bench) -> None:
         rows.append([name, spread.rate(close.size), f"{share:.1%}", f"{both:.1%}"])
     columns = [f"{size}: prices and signals in memory that is", "bars a second", "of the bus", "of bus or launches"]
     bench.report.table("Over the bus, one set", columns, rows)
-    facts = [
-        ["closes over the bus, as measured alone", f"{bound:.4f} s"],
-        ["launches of these slabs, alone", f"{launches:.4f} s"],
-        [
-            "page-locked, beyond the longer of these two",
-            f"{spreads['page-locked'].median - max(bound, launches):.4f} s",
-        ],
-        ["page-locked, of the bus (asked for)", f"{bound / spreads['page-locked'].median:.1%} ({BUS_TARGET:.0%})"],
-    ]
-    for name in ("page-locked", "ordinary"):
-        gain = spreads[f"{name}, {alone}"].median / spreads[name].median
-        facts.append([f"{name}, with overlap against without (asked for)", f"{gain:.2f}x ({OVERLAP_TARGET}x)"])
-    bench.report.table("Over the bus: what bounds it", ["what", "measured"], facts)
+    bench.report.table("Over the bus: what bounds it", ["what", "measured"], _bounds(spreads, bound, launches))
     expected = jobs["ordinary"].signals()
     _same_signals(f"{threads} threads", jobs[f"ordinary, {threads} threads"].signals(), expected)
     slabs = [one for one in landed.down if one.ndim == 3 and one.shape[:2] == expected.shape[:2]]
     _same_signals("page-locked", np.concatenate(slabs, axis=2), expected)
+
+
+def _bounds(spreads: Mapping[str, Spread], bound: float, launches: float) -> list[list[str]]:
+    """Seconds of the bus and of launches, what is neither, and what overlap gains."""
+    locked = spreads["page-locked"].median
+    facts = [
+        ["closes over the bus, as measured alone", f"{bound:.4f} s"],
+        ["launches of these slabs, alone", f"{launches:.4f} s"],
+        ["page-locked, beyond the longer of these two", f"{locked - max(bound, launches):.4f} s"],
+        ["page-locked, of the bus (asked for)", f"{bound / locked:.1%} ({BUS_TARGET:.0%})"],
+    ]
+    for name in ("page-locked", "ordinary"):
+        gain = spreads[f"{name}, {ALONE}"].median / spreads[name].median
+        facts.append([f"{name}, with overlap against without (asked for)", f"{gain:.2f}x ({OVERLAP_TARGET}x)"])
+    return facts
 
 
 def _launches_alone(bench: Bench, close: F64, slab: int) -> float:

@@ -162,6 +162,25 @@ def weighted_mean(n: int) -> None:
     V / V
 
 
+def averages(hma: int, shares_first: bool) -> None:
+    """One of each family, windows aside; HMA of that length."""
+    V * V  # WMA
+    V * V - V * V  # LSMA
+    V * V - V * V  # HMA's y
+    for _ in range(1, math.isqrt(hma)):
+        V + V
+        V + V
+    V * V
+    V + V * (V - V)  # EMA
+    if not shares_first:
+        V + V * (V - V)
+    V + V * (V - V)
+    V * V - V  # DEMA
+    V.above(0.0)
+    c = (V - V) / V * V + V
+    V + (c * c) * (V - V)  # KAMA
+
+
 def one_bar(config: AtcConfig) -> Counter[str]:
     """protocol.py's order of operations of one bar, each distinct value once."""
     Counting.done.clear()
@@ -174,22 +193,8 @@ def one_bar(config: AtcConfig) -> Counter[str]:
         window(lengths, weighted=True)
     window(halves, weighted=True)
     window(kama, weighted=False)
-    for j in range(9):
-        V * V  # WMA
-        V * V - V * V  # LSMA
-        V * V - V * V  # HMA's y
-        for _ in range(1, math.isqrt(hma[j])):
-            V + V
-            V + V
-        V * V
-        V + V * (V - V)  # EMA
-        if dema != ema:
-            V + V * (V - V)
-        V + V * (V - V)
-        V * V - V  # DEMA
-        V.above(0.0)
-        c = (V - V) / V * V + V
-        V + (c * c) * (V - V)  # KAMA
+    for length in hma:
+        averages(length, shares_first=dema == ema)
     V * V, V * V  # the close's band
     for _ in range(54):
         V.above(0.0), V.above(0.0)
