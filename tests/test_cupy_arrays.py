@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from host_device import compiler
+from numpy_cupy import numpy_cupy
 from prices import tick_walk
 
 from atc_backtest.config import AtcConfig, PerFamily
@@ -55,3 +57,11 @@ def test_a_sweep_is_its_single_runs() -> None:
     together = cupy_arrays.atc(close, configs, np, block=50)
     for config, got in zip(configs, together, strict=True):
         np.testing.assert_allclose(got, cupy_arrays.atc(close, [config], np)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no g++ to compile what CuPy's elementwise kernels do")
+def test_fused_steps_do_what_array_operations_do() -> None:
+    close, cupy = closes(200), numpy_cupy()
+    configs = [AtcConfig(), replace(AtcConfig(), lambda_=0.4, decay=0.5)]
+    fused = cupy_arrays.atc(cupy.asarray(close), configs, cupy, cupy_arrays.fused_steps(cupy), block=50)
+    np.testing.assert_array_equal(fused.get(), cupy_arrays.atc(close, configs, np, block=50))

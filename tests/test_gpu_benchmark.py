@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from host_device import HostSlot, compiler
 from numpy_cupy import numpy_cupy
+from test_cuda import nvrtc
 
 from atc_backtest.config import AtcConfig, PerFamily
 from atc_backtest.kernels.cupy_device import CupyDriver
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import gpu
 import gpu_floor
+from gpu_devices import RATES
 from gpu_rows import differing
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no g++ to run the GPU's code on the CPU")
@@ -76,6 +79,21 @@ def test_a_wrong_bit_fails_its_row_and_no_other(
     assert "values differ from" in shown
     assert "On the device, one set" in shown
     assert "failed: bits" in shown
+
+
+def test_rates_are_of_operations_that_are_not_fused() -> None:
+    library, program = nvrtc(), ctypes.c_void_p()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), RATES.encode(), b"rates.cu", 0, None, None) == 0
+    options = (b"--std=c++17", b"--fmad=false", b"--prec-div=true", b"--gpu-architecture=sm_90")
+    assert library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options)) == 0
+    size = ctypes.c_size_t()
+    library.nvrtcGetPTXSize(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetPTX(program, text)
+    assert text.value.count(b"mul.rn.f64") >= 8
+    assert text.value.count(b"div.rn.f64") >= 4
+    assert b"fma" not in text.value
+    assert b".local" not in text.value  # chains lie in registers
 
 
 def test_unknown_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
