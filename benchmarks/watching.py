@@ -16,12 +16,12 @@ SAMPLE_SECONDS = 0.02
 def descendants(pid: int) -> list[int]:
     """A process and all below it that live."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:  # it ended between listing and reading
-            continue
-        for child in children:
+    try:
+        lists = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it ended between listing and reading
+        return found
+    for children in lists:
+        for child in children.split():
             found += descendants(int(child))
     return found
 
