@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from test_kernels import CONFIGS, assert_same, assert_same_state, market, run
 from atc_backtest.config import AtcConfig, PerFamily
 from atc_backtest.errors import ConfigError, UnavailableError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.kernels.cuda import FIXED_BYTES, SHARE, CudaKernel, device_plan
+from atc_backtest.kernels.cuda import FIXED_BYTES, LEAST_BARS, SHARE, CudaKernel, device_plan
 from atc_backtest.kernels.device import OPTIONS, SOURCE, DeviceMemoryError, Variant
 from atc_backtest.kernels.device_tables import stream_of
 from atc_backtest.kernels.protocol import Outputs, Prices, State, StreamKey
@@ -34,6 +35,7 @@ def test_slabs_change_nothing(slab_bytes: int, monkeypatch: pytest.MonkeyPatch) 
     configs, prices = [AtcConfig(), CONFIGS["pine-mixed"], AtcConfig(lambda_=0.5)], Prices(market(300))
     state, whole = run(CudaKernel(HostDriver()), configs, prices)
     monkeypatch.setattr("atc_backtest.kernels.cuda.SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr("atc_backtest.kernels.cuda.LEAST_BARS", 1)
     driver = HostDriver()
     cut_state, cut = run(CudaKernel(driver), configs, prices)
     assert len(driver.launches) > 2 * 2
@@ -65,6 +67,38 @@ def test_a_device_with_less_room_than_it_said_gets_half() -> None:
     assert_same_state(state, broken_state)
     with pytest.raises(DeviceMemoryError):
         run(CudaKernel(HostDriver(breaks_at=1000)), [AtcConfig()], Prices(close))
+
+
+def test_many_sets_get_slabs_of_many_bars_where_there_is_memory() -> None:
+    state = State.new([AtcConfig(long_threshold=n / 1000) for n in range(500)], 1000)
+    assert device_plan(state.streams[0], 1000, 20_000, 501, 60 << 30).bars == LEAST_BARS
+    assert device_plan(state.streams[0], 1000, 100, 501, 60 << 30).bars == 100
+    assert device_plan(state.streams[0], 1000, 20_000, 501, 141 << 20).bars < LEAST_BARS
+
+
+@needs_compiler
+def test_a_call_that_fails_half_way_leaves_the_state_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Symbols that are through when others fail are not further than they."""
+    configs = [AtcConfig(), CONFIGS["pine"]]
+    close = np.stack([tick_walk(90, seed) for seed in range(5)])
+    driver = HostDriver(int((FIXED_BYTES + 14_000) / SHARE))
+    kernel, state = CudaKernel(driver), State.new(configs, 5)
+    kernel.advance(state, Prices(close), Outputs())
+    assert 1 < max(driver.launches) < 5
+    before, compute, n = state.copy(), driver.compute, 0
+
+    def failing(*arguments: Any) -> None:
+        nonlocal n
+        n += 1
+        if n == 2:
+            raise RuntimeError("the device fell off the bus")
+        compute(*arguments)
+
+    monkeypatch.setattr(driver, "compute", failing)
+    with pytest.raises(RuntimeError, match="fell off"):
+        kernel.advance(state, Prices(close), Outputs())
+    assert n == 2
+    assert_same_state(before, state)
 
 
 @needs_compiler

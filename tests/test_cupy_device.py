@@ -41,6 +41,7 @@ def over(seed: int, **machine: Any) -> CudaKernel:
 def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a few bars; copies in pieces, and what comes down partly in pieces too."""
     monkeypatch.setattr("atc_backtest.kernels.cuda.SLAB_BYTES", 40_000)
+    monkeypatch.setattr("atc_backtest.kernels.cuda.LEAST_BARS", 1)
     monkeypatch.setattr(cupy_device, "STAGE_BYTES", 2048)
     monkeypatch.setattr(cupy_device, "PIECE_BYTES", 512)
     monkeypatch.setattr(cupy_device, "WHOLE_BYTES", 20_000)
@@ -167,6 +168,7 @@ def test_page_locked_prices_are_not_copied_on_the_host(
     close[...] = SMALL.close
     if strided:
         monkeypatch.setattr("atc_backtest.kernels.cuda.SLAB_BYTES", 40_000)
+        monkeypatch.setattr("atc_backtest.kernels.cuda.LEAST_BARS", 1)
     staged: list[tuple[int, ...]] = []
     real = CupySlot._upload_staged
 

@@ -81,10 +81,10 @@ struct Members {
 };
 
 // A block of prices and the outputs asked for (null: not), all [.., bars] with `stride` bars between rows.
-// State: values [symbols, width], equities [symbols, configurations, SLOTS].
+// State: bars seen [symbols], values [symbols, width], equities [symbols, configurations, SLOTS].
 struct Block {
     const double *close, *source;
-    const I64 *bars;
+    I64 *bars;
     double *values, *equities;
     I64 symbols, n_bars;
     double *signal, *layer1, *equity2, *average, *sign, *equity1;
@@ -670,6 +670,7 @@ DEVICE void advance_series(const Stream &stream, const Members &members, const B
         t += n;
     }
     store(stream, members, block, work, state, symbol);
+    LANES(i, 1) block.bars[symbol] = t;
 }
 
 // Every symbol of a block. The tables hold the fields of the structures above, eight bytes each, addresses included.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from atc_backtest.kernels.following import BlockFollower
 from atc_backtest.kernels.lowering import MemberConstants
 from atc_backtest.kernels.protocol import (
     EQUITY_SLOTS,
+    F64,
+    I64,
     OUTPUT_AXES,
     Follower,
     Outputs,
@@ -40,6 +42,8 @@ from atc_backtest.kernels.protocol import (
 
 SLAB_BYTES = 256 << 20
 """Of prices and outputs that go over the bus at a time."""
+LEAST_BARS = 256
+"""Of a slab where there is memory: for fewer, a launch loads and stores its state too often."""
 SHARE = 0.8
 """Of what a process may use of a device, what its groups may hold at a time."""
 FIXED_BYTES = 64 << 20
@@ -65,18 +69,19 @@ def device_plan(
     one symbol fits.
     """
     members = len(stream.members)
-    of_symbol = 8 * (stream.layout.width + members * EQUITY_SLOTS)
+    of_symbol = 8 * (1 + stream.layout.width + members * EQUITY_SLOTS)
     fixed = FIXED_BYTES + 8 * members * n_bars  # growth tables
     work_bytes = stream_of(stream.key).work_bytes
 
     def needed(symbols: int, bars: int) -> int:
-        slab = symbols * 8 * (1 + n_values * bars) + min(symbols, workspaces) * work_bytes
+        slab = symbols * 8 * n_values * bars + min(symbols, workspaces) * work_bytes
         return fixed + symbols * of_symbol + SLOTS * slab
 
     def most_symbols(bars: int) -> int:
         return bisect_right(range(1, n_symbols + 1), budget, key=lambda symbols: needed(symbols, bars))
 
-    bars = max(1, min(n_bars, SLAB_BYTES // (8 * n_values)))
+    least = min(n_bars, LEAST_BARS)
+    bars = max(least, min(n_bars, SLAB_BYTES // (8 * n_values)))
     while bars > 1 and needed(1, bars) > budget:
         bars //= 2
     if needed(1, bars) > budget:
@@ -84,7 +89,7 @@ def device_plan(
             f"the GPU has {budget >> 20} MiB to spare, one symbol of this call needs {needed(1, bars) >> 20} MiB: "
             "run fewer parameter sets at a time, or use another kernel."
         )
-    bars = max(1, min(bars, SLAB_BYTES // (8 * n_values * most_symbols(bars))))
+    bars = min(bars, max(least, SLAB_BYTES // (8 * n_values * most_symbols(bars))))
     symbols = most_symbols(bars)
     return DevicePlan(symbols, bars, needed(symbols, bars))
 
@@ -109,11 +114,15 @@ class CudaKernel:
         check_advance(state, prices, outputs)
         if prices.close.shape[1] == 0:
             return
-        for stream in state.streams:
-            self._advance_stream(state, stream, prices, outputs)
-        state.bars[:] += np.count_nonzero(~np.isnan(prices.close), axis=1)
+        arrived = [one for stream in state.streams for one in self._advance_stream(state, stream, prices, outputs)]
+        for one in arrived:  # all or nothing: a state is never of two bars at once
+            one.stream.values[:, one.group] = one.values.T
+            state.equities[list(one.stream.members), :, one.group] = one.equities.transpose(1, 2, 0)
+            state.bars[one.group] = one.bars
 
-    def _advance_stream(self, state: State, stream: StreamState, prices: Prices, outputs: Outputs) -> None:
+    def _advance_stream(
+        self, state: State, stream: StreamState, prices: Prices, outputs: Outputs
+    ) -> Iterator[_Arrived]:
         n_bars = prices.close.shape[1]
         asked = [name for name in OUTPUTS if getattr(outputs, name) is not None]
         values = 1 + (prices.source is not None)
@@ -130,13 +139,28 @@ class CudaKernel:
                         driver.ledger.reserve(plan.projected_device_bytes, share),
                         _Group(driver, state, stream, group) as one,
                     ):
-                        one.advance(prices, outputs, slab_bars)
+                        arrived = one.advance(prices, outputs, slab_bars)
                 except DeviceMemoryError:
                     if plan.symbols == 1:
                         raise
                     most, most_bars = (plan.symbols + 1) // 2, slab_bars
                 else:
+                    yield arrived
                     first = group.stop
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """What the state of some symbols of a stream becomes."""
+
+    stream: StreamState
+    group: slice
+    bars: I64
+    """[symbols]"""
+    values: F64
+    """[symbols, width]"""
+    equities: F64
+    """[symbols, members, EQUITY_SLOTS]"""
 
 
 class _Group:
@@ -159,31 +183,34 @@ class _Group:
             for slot in self._slots:
                 stack.callback(slot.close)
 
-    def advance(self, prices: Prices, outputs: Outputs, slab_bars: int) -> None:
-        """Take all bars; the state comes back at the end, and is what it was where that is not reached."""
-        state, group, n_bars = self._state, self._group, prices.close.shape[1]
-        shape = stream_of(self._stream.key)
+    def advance(self, prices: Prices, outputs: Outputs, slab_bars: int) -> _Arrived:
+        """Take all bars; the state itself stays as it is."""
+        state, stream, group, n_bars = self._state, self._stream, self._group, prices.close.shape[1]
+        shape = stream_of(stream.key)
         constants = MemberConstants.of(state.configs, self._members, state.bars[group], n_bars)
+        before: tuple[NDArray[Any], ...] = (
+            state.bars[group],
+            np.ascontiguousarray(stream.values[:, group].T),
+            np.ascontiguousarray(state.equities[self._members, :, group].transpose(2, 0, 1)),
+        )
         head = self._slots[0]
-        values = head.upload(np.ascontiguousarray(self._stream.values[:, group].T))
-        equities = head.upload(np.ascontiguousarray(state.equities[self._members, :, group].transpose(2, 0, 1)))
+        kept = [head.upload(array) for array in before]
         tables = head.upload(shape.table(self._place)), head.upload(members_table(constants, self._place))
-        self._held += [values, equities, *tables]
+        self._held += [*kept, *tables]
         head.finish()
-        variant = Variant(self._stream.key.robustness, self._stream.key.profile == "pine")
-        launch = partial(self._launch, variant, tables, shape.work_bytes, (values, equities))
-        bars = state.bars[group].copy()
+        variant = Variant(stream.key.robustness, stream.key.profile == "pine")
+        launch = partial(self._launch, variant, tables, shape.work_bytes, kept)
         for number, start in enumerate(range(0, n_bars, slab_bars)):
             slot = self._slots[number % SLOTS]
             slot.finish()
-            slab = slice(start, min(start + slab_bars, n_bars))
-            launch(slot, bars, prices, outputs, slab)
-            bars = bars + np.count_nonzero(~np.isnan(prices.close[group, slab]), axis=1)
+            launch(slot, prices, outputs, slice(start, min(start + slab_bars, n_bars)))
         for slot in self._slots:
             slot.finish()
-        head.download(values, self._stream.values.T, group)
-        head.download(equities, state.equities.transpose(2, 0, 1), (group, self._members))
+        after = [np.empty_like(array) for array in before]
+        for device, array in zip(kept, after, strict=True):
+            head.download(device, array, ...)
         head.finish()
+        return _Arrived(stream, group, *after)
 
     def _place(self, array: NDArray[Any]) -> int:
         self._held.append(self._slots[0].upload(array))
@@ -194,23 +221,22 @@ class _Group:
         variant: Variant,
         tables: tuple[Any, Any],
         work_bytes: int,
-        state: tuple[Any, Any],
+        kept: list[Any],
         slot: Slot,
-        bars: NDArray[np.int64],
         prices: Prices,
         outputs: Outputs,
         slab: slice,
     ) -> None:
         address, closes = self._driver.address, prices.close[self._group, slab]
         symbols, n_bars = closes.shape
-        close, seen = slot.upload(closes), slot.upload(bars)
+        close = slot.upload(closes)
         source = close if prices.source is None else slot.upload(prices.source[self._group, slab])
         made = {
             name: slot.blank((len(self._members), symbols, *OUTPUT_AXES[name], n_bars))
             for name in OUTPUTS
             if getattr(outputs, name) is not None
         }
-        places = [address(array) for array in (close, source, seen, *state)]
+        places = [address(array) for array in (close, source, *kept)]
         places += [symbols, n_bars, *(address(made[name]) if name in made else 0 for name in OUTPUTS)]
         slot.launch(variant, (*tables, slot.upload(np.array(places, dtype=np.int64))), symbols, work_bytes)
         for name, device in made.items():

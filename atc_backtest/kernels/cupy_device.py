@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from atc_backtest.errors import UnavailableError
 from atc_backtest.kernels.device import OPTIONS, SOURCE, DeviceMemoryError, Ledger, Slot, Variant
-from atc_backtest.kernels.protocol import F64
 
 WARP, WARPS = 32, 8
 """Threads that share a workspace; workspaces a processor where they lie outside of it."""
@@ -126,7 +125,7 @@ class CupySlot:
         self._lane, self._stream = lane, lane.stream
         self._staged = 0
         self._held: list[Any] = []
-        self._coming: list[tuple[Any, NDArray[Any] | None, F64, Any]] = []
+        self._coming: list[tuple[Any, NDArray[Any] | None, NDArray[Any], Any]] = []
 
     def upload(self, array: NDArray[Any]) -> Any:
         device = self._empty(array.shape, array.dtype)
@@ -205,7 +204,7 @@ class CupySlot:
             function((blocks,), (WARP,), (*tables, scratch, np.int64(work_bytes)), shared_mem=shared)
             self._last[:] = [self._stream.record(self._cupy.cuda.Event(disable_timing=True))]
 
-    def download(self, device: Any, out: F64, key: Any) -> None:
+    def download(self, device: Any, out: NDArray[Any], key: Any) -> None:
         pinned = None
         if device.nbytes <= WHOLE_BYTES:
             pinned = self._driver.pinned(max(device.nbytes, 1))[: device.nbytes]

@@ -13,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from atc_backtest.config import OFFSETS
-from atc_backtest.kernels.protocol import F64
 
 SOURCE = Path(__file__).with_name("atc.cu")
 OPTIONS = ("--std=c++17", "--fmad=false", "--prec-div=true")
@@ -53,7 +52,7 @@ class Slot(Protocol):
         """Advance every symbol of a block, after what other slots have launched before."""
         ...
 
-    def download(self, device: Any, out: F64, key: Any) -> None:
+    def download(self, device: Any, out: NDArray[Any], key: Any) -> None:
         """Into `out[key]`, at the latest when `finish` returns; not at all where something before it failed."""
         ...
 
