@@ -133,6 +133,20 @@ def test_many_threads_hold_together_what_one_may_hold(
 
 
 @needs_compiler
+def test_groups_that_do_not_fit_together_after_all_are_not_halved(
+    small_expected: tuple[State, Outputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CupyDriver, "free_bytes", lambda self: 1 << 30)
+    machine = Machine(9, limit=600_000)  # a group takes 500,000
+    driver = drivers(machine)[0]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: advanced(CudaKernel(driver)), range(8)))
+    assert all(agree(small_expected, result) for result in results)
+    assert machine.most[0] > machine.limit / 2
+    assert {blocks for _, blocks in machine.launches} == {3}
+
+
+@needs_compiler
 def test_a_call_goes_to_the_device_that_is_free(small_slabs: None, small_expected: tuple[State, Outputs]) -> None:
     machine = Machine(6, devices=3)
     shared = drivers(machine)

@@ -2,7 +2,7 @@
 
 A call's symbols are cut into groups whose state, prices and outputs fit into the device's memory, and a group's bars
 into slabs: while one is computed, the next goes up from pinned memory and the one before comes down. The state stays
-on the device between slabs. A group that does not fit after all is halved.
+on the device between slabs. A group that does not fit after all is tried again with the device to itself, then halved.
 
 Threads and devices: a group goes to the device with the fewest on their way, planned against all that this process may
 use of it, and waits there while others hold what it needs.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -120,14 +120,13 @@ class CudaKernel:
             state.equities[list(one.stream.members), :, one.group] = one.equities.transpose(1, 2, 0)
             state.bars[one.group] = one.bars
 
-    def _advance_stream(
-        self, state: State, stream: StreamState, prices: Prices, outputs: Outputs
-    ) -> Iterator[_Arrived]:
+    def _advance_stream(self, state: State, stream: StreamState, prices: Prices, outputs: Outputs) -> list[_Arrived]:
         n_bars = prices.close.shape[1]
         asked = [name for name in OUTPUTS if getattr(outputs, name) is not None]
         values = 1 + (prices.source is not None)
         values += len(stream.members) * sum(math.prod(OUTPUT_AXES[name]) for name in asked)
-        first, most, most_bars = 0, state.n_symbols, n_bars
+        arrived: list[_Arrived] = []
+        first, most, most_bars, alone = 0, state.n_symbols, n_bars, False
         while first < state.n_symbols:
             with least_busy(self._drivers) as driver:
                 share = int(SHARE * driver.free_bytes())
@@ -136,17 +135,20 @@ class CudaKernel:
                 group, slab_bars = slice(first, first + plan.symbols), min(plan.bars, most_bars)
                 try:
                     with (
-                        driver.ledger.reserve(plan.projected_device_bytes, share),
+                        driver.ledger.reserve(share if alone else plan.projected_device_bytes, share),
                         _Group(driver, state, stream, group) as one,
                     ):
-                        arrived = one.advance(prices, outputs, slab_bars)
+                        arrived.append(one.advance(prices, outputs, slab_bars))
                 except DeviceMemoryError:
-                    if plan.symbols == 1:
+                    if not alone:  # what others hold in pieces of larger blocks nobody else can have
+                        alone = True
+                    elif plan.symbols == 1:
                         raise
-                    most, most_bars = (plan.symbols + 1) // 2, slab_bars
+                    else:
+                        most, most_bars = (plan.symbols + 1) // 2, slab_bars
                 else:
-                    yield arrived
-                    first = group.stop
+                    first, alone = group.stop, False
+        return arrived
 
 
 @dataclass(frozen=True)
