@@ -33,6 +33,7 @@ LAYERS = (
         "sums",
         "execution",
         "metrics",
+        "moments",
         "periods",
         "weights",
         "trials",
