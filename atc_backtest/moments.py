@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-F64 = NDArray[np.float64]
+from atc_backtest.accounts import F64
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from itertools import combinations, islice
 import numpy as np
 from numpy.typing import NDArray
 
+from atc_backtest.accounts import F64
 from atc_backtest.errors import ConfigError, DataError
-from atc_backtest.moments import F64, Moments
+from atc_backtest.moments import Moments
 
 Mask = NDArray[np.bool_]
 SCORES = ("sharpe", "return")

@@ -15,8 +15,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from atc_backtest.accounts import F64
 from atc_backtest.errors import ConfigError
-from atc_backtest.moments import F64, Moments
+from atc_backtest.moments import Moments
 
 EULER = 0.5772156649015329
 _NORMAL = NormalDist()

@@ -8,15 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from atc_backtest.accounts import F64, I64
 from atc_backtest.errors import ConfigError
-from atc_backtest.moments import F64, Spread
+from atc_backtest.moments import Spread
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.weights import Flags, Weighting, shares, turnover
-
-I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
