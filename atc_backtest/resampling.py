@@ -14,13 +14,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atc_backtest.accounts import F64
 from atc_backtest.errors import ConfigError, DataError
-from atc_backtest.trials import F64, Moments
+from atc_backtest.moments import Moments
 
 Mask = NDArray[np.bool_]
 SCORES = ("sharpe", "return")
@@ -81,8 +81,7 @@ class Scores:
         if by == "return":
             self._growth = trials.growth.T.copy()
             return
-        self._mean = moments.pooled().mean
-        d = np.where(moments.n > 0, moments.mean - self._mean[:, None], 0.0)
+        _, self._mean, d = moments.centred()
         self._s1 = (moments.n * d).T.copy()
         self._s2 = (moments.m2 + moments.n * d**2).T.copy()
         scale = self._s2.sum(axis=0)
@@ -196,20 +195,13 @@ def walk_forward(trials: Trials, folds: Sequence[Fold], by: str = "sharpe") -> W
 def _stitched(steps: list[Step], pieces: list[Moments], per_year: list[float], growth: float) -> WalkForward:
     outside = None
     if pieces:
-        sharpe = float(_stack(pieces).pooled().sharpe) * math.sqrt(float(np.mean(per_year)))
+        sharpe = float(Moments.stacked(pieces).pooled().sharpe) * math.sqrt(float(np.mean(per_year)))
         outside = None if math.isnan(sharpe) else sharpe
     known = [step.in_sample for step in steps if step.in_sample is not None]
     inside = float(np.mean(known)) if known else None
     efficiency = outside / inside if outside is not None and inside is not None and inside > 0 else None
     positive = sum(step.out_of_sample is not None and step.out_of_sample > 0 for step in steps)
     return WalkForward(tuple(steps), inside, outside, efficiency, math.exp(growth), positive)
-
-
-def _stack(pieces: Sequence[Moments]) -> Moments:
-    parts: list[Any] = [
-        np.stack([getattr(p, name) for p in pieces], axis=-1) for name in ("n", "mean", "m2", "m3", "m4")
-    ]
-    return Moments(*parts)
 
 
 # Purged combinatorial cross-validation
@@ -257,7 +249,7 @@ def cross_validate(
     n_paths = len(tested[0])
     found = []
     for path in range(n_paths):
-        pieces = _stack([per_group[tested[group][path], group] for group in range(groups)])
+        pieces = Moments.stacked([per_group[tested[group][path], group] for group in range(groups)])
         found.append(trials.annual(tested[0][path], pieces))
     values = sorted(found, key=lambda value: -math.inf if value is None else value)
     as_numbers = np.array([0.0 if value is None else value for value in values])

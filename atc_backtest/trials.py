@@ -1,7 +1,6 @@
-"""What many trials are worth: moments that merge, and Sharpe ratios held against the luck of trying often.
+"""What many trials are worth: Sharpe ratios held against the luck of trying often.
 
-A trial is one parameter set. Its returns are known by their moments alone, a piece of time each: pieces merge in
-any order (Pébay 2008, SAND2008-6212, for any number of pieces at once), so no series is kept.
+A trial is one parameter set. Its returns are known by their moments alone, a piece of time each.
 
 Sharpe ratios are per observation here, not annualised, as in the papers: Bailey and López de Prado, "The Sharpe
 Ratio Efficient Frontier" (2012), of the probabilistic Sharpe ratio and the minimum track record, and "The Deflated
@@ -11,81 +10,17 @@ Sharpe Ratio" (2014). Kurtosis is 3 for a normal distribution. Undefined is NaN 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from itertools import pairwise
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from atc_backtest.accounts import F64
 from atc_backtest.errors import ConfigError
-
-F64 = NDArray[np.float64]
+from atc_backtest.moments import Moments
 
 EULER = 0.5772156649015329
 _NORMAL = NormalDist()
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Of pieces of returns: how many, their mean, and sums of powers of deviations from it. Arrays of one shape.
-
-    A piece without returns has n = 0 and zeros.
-    """
-
-    n: F64
-    mean: F64
-    m2: F64
-    m3: F64
-    m4: F64
-
-    @classmethod
-    def of(cls, returns: F64) -> Moments:
-        """Of the returns along the last axis, all of them finite."""
-        n = np.full(returns.shape[:-1], float(returns.shape[-1]))
-        single = np.ones(returns.shape)
-        zero = np.zeros(returns.shape)
-        return cls(single, returns, zero, zero, zero).pooled() if returns.shape[-1] else cls(n, n, n, n, n)
-
-    @classmethod
-    def zeros(cls, *shape: int) -> Moments:
-        """Pieces without returns."""
-        return cls(*(np.zeros(shape) for _ in fields(cls)))
-
-    def pooled(self) -> Moments:
-        """The pieces along the last axis as one."""
-        n = self.n.sum(axis=-1)
-        mean = (self.n * self.mean).sum(axis=-1) / np.maximum(n, 1.0)
-        d = np.where(self.n > 0, self.mean - mean[..., None], 0.0)
-        m2 = self.m2 + self.n * d**2
-        m3 = self.m3 + 3 * d * self.m2 + self.n * d**3
-        m4 = self.m4 + 4 * d * self.m3 + 6 * d**2 * self.m2 + self.n * d**4
-        return Moments(n, mean, m2.sum(axis=-1), m3.sum(axis=-1), m4.sum(axis=-1))
-
-    def blocks(self, edges: NDArray[np.int64]) -> Moments:
-        """Pooled between neighbouring `edges` along the last axis: one piece for each gap."""
-        pieces = [self[..., start:stop].pooled() for start, stop in pairwise(edges)]
-        return Moments(*(np.stack([getattr(p, f.name) for p in pieces], axis=-1) for f in fields(Moments)))
-
-    def __getitem__(self, key: Any) -> Moments:
-        """The pieces that NumPy's indexing picks."""
-        return Moments(*(np.asarray(getattr(self, f.name)[key]) for f in fields(Moments)))
-
-    @property
-    def sharpe(self) -> F64:
-        """Mean over standard deviation (ddof 1); NaN for fewer than two returns and for none that differ."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            deviation = np.sqrt(self.m2 / np.where(self.n > 1, self.n - 1, np.nan))
-            return np.where(deviation > 0, self.mean / deviation, np.nan)
-
-    def track(self) -> Track | None:
-        """Of a single piece; None where its Sharpe ratio is undefined."""
-        n, m2 = float(self.n), float(self.m2)
-        sharpe = float(self.sharpe)
-        if math.isnan(sharpe):
-            return None
-        return Track(int(n), sharpe, float(self.m3) / n / (m2 / n) ** 1.5, n * float(self.m4) / m2**2)
 
 
 @dataclass(frozen=True)
@@ -96,6 +31,14 @@ class Track:
     sharpe: float
     skewness: float
     kurtosis: float
+
+    @classmethod
+    def of(cls, piece: Moments) -> Track | None:
+        """Of a single piece; None where its Sharpe ratio is undefined."""
+        n, m2, sharpe = float(piece.n), float(piece.m2), float(piece.sharpe)
+        if math.isnan(sharpe):
+            return None
+        return cls(int(n), sharpe, float(piece.m3) / n / (m2 / n) ** 1.5, n * float(piece.m4) / m2**2)
 
     @property
     def spread(self) -> float:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from atc_backtest.errors import ConfigError
+from atc_backtest.moments import Comoments
 from atc_backtest.pipelines.recomputing import recomputed
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.stores.base import Store
@@ -58,6 +59,5 @@ def against(run: Run, symbol: str, param_id: int, benchmark: str, rows: Sequence
         r = equity[start:stop] / np.concatenate([[before], equity[start : stop - 1]]) - 1
         b = hold[start:stop]
         row["hold_return"] = float(np.prod(1 + b) - 1)
-        row["hold_mean"] = float(b.mean())
-        row["hold_m2"] = float(((b - b.mean()) ** 2).sum())
-        row["hold_cov"] = float(((r - r.mean()) * (b - b.mean())).sum())
+        found = Comoments.of(r, b).row()
+        row.update((name, found[name]) for name in ("hold_mean", "hold_m2", "hold_cov"))

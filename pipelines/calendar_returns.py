@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from atc_backtest.errors import ConfigError
 from atc_backtest.metrics import relative_figures
+from atc_backtest.moments import Comoments
 from atc_backtest.periods import PERIODS as UNITS
 from atc_backtest.periods import check_period, period_starts
 from atc_backtest.pipelines.benchmark import against
@@ -100,25 +101,14 @@ def by_unit(rows: list[Row], unit: str) -> list[Row]:
 def merged(rows: list[Row]) -> Row:
     """Neighbouring periods as one: columns of `PERIOD_COLUMNS` but m3 and m4."""
     first, last = rows[0], rows[-1]
-    n = sum(row["n_bars"] for row in rows)
-    mean, hold_mean = (math.fsum(row["n_bars"] * row[name] for row in rows) / n for name in ("mean", "hold_mean"))
-
-    def within(name: str, one: str, other: str, a: float, b: float) -> float:
-        return math.fsum(row[name] + row["n_bars"] * (row[one] - a) * (row[other] - b) for row in rows)
-
     return {
         "period_ts": first["period_ts"],
-        "n_bars": n,
         "start_equity": first["start_equity"],
         "end_equity": last["end_equity"],
-        "mean": mean,
-        "m2": within("m2", "mean", "mean", mean, mean),
         **{name: sum(row[name] for row in rows) for name in ("held", "trades", "traded", "fees_paid")},
         "end_exposure": last["end_exposure"],
         "hold_return": math.prod(1 + row["hold_return"] for row in rows) - 1,
-        "hold_mean": hold_mean,
-        "hold_m2": within("hold_m2", "hold_mean", "hold_mean", hold_mean, hold_mean),
-        "hold_cov": within("hold_cov", "mean", "hold_mean", mean, hold_mean),
+        **Comoments.of_rows(rows).pooled().row(),
     }
 
 

@@ -39,8 +39,8 @@ TRADES_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in TRADE_COLUMNS.
 PERIODS_SCHEMA = pa.schema([(name, _TYPES[kind]) for name, kind in PERIOD_COLUMNS.items()])
 _SCHEMAS = {"signals": SIGNALS_SCHEMA, "equity": EQUITY_SCHEMA, "trades": TRADES_SCHEMA, PERIODS: PERIODS_SCHEMA}
 
-_SIDES, _STATUSES = pa.array(["short", "long"]), pa.array(["closed", "open"])
-_REASONS = pa.array([None if code == OPEN else name for code, name in enumerate(REASONS)])
+_SIDES, _STATUSES = ("short", "long"), ("closed", "open")
+_REASONS = tuple(None if code == OPEN else name for code, name in enumerate(REASONS))
 
 
 def metrics_schema(varying: Mapping[str, Sequence[Any]]) -> pa.Schema:
@@ -75,9 +75,9 @@ def trades_table(symbol: str, param_id: int | NDArray[np.int64], trades: NDArray
     columns = {
         "symbol": pa.repeat(symbol, len(trades)),
         "param_id": np.full(len(trades), param_id, np.int64),
-        "side": _SIDES.take(pa.array(trades["side"] > 0).cast(pa.int8())),
-        "exit_reason": _REASONS.take(pa.array(trades["reason"])),
-        "status": _STATUSES.take(pa.array(is_open).cast(pa.int8())),
+        "side": pa.array(_SIDES).take(pa.array(trades["side"] > 0).cast(pa.int8())),
+        "exit_reason": pa.array(_REASONS).take(pa.array(trades["reason"])),
+        "status": pa.array(_STATUSES).take(pa.array(is_open).cast(pa.int8())),
     }
     for name in (name for name in TRADES_SCHEMA.names if name not in columns):
         found = pa.array(trades[name].copy(), mask=is_open if name.startswith("exit_") else None)

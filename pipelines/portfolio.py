@@ -34,6 +34,7 @@ from atc_backtest.accounts import Rules, new_accounts
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.kernels.protocol import warmup_bars
 from atc_backtest.metrics import figures, relative_figures
+from atc_backtest.moments import Comoments
 from atc_backtest.pipelines.accounting import compiled_sums
 from atc_backtest.pipelines.backtest import Options
 from atc_backtest.pipelines.benchmark import carried_closes
@@ -190,17 +191,9 @@ def _figures(series: pa.Table, rules: Rules, bars_per_year: float, weights: Weig
     found = figures(account[0], rules, bars_per_year)
     r = np.diff(equity, prepend=rules.start_equity) / np.concatenate([[rules.start_equity], equity[:-1]])
     b = market / np.concatenate([market[:1], market[:-1]]) - 1
-    moments = {
-        "n_bars": float(r.size),
-        "mean": float(r.mean()),
-        "m2": float(((r - r.mean()) ** 2).sum()),
-        "hold_mean": float(b.mean()),
-        "hold_m2": float(((b - b.mean()) ** 2).sum()),
-        "hold_cov": float(((r - r.mean()) * (b - b.mean())).sum()),
-    }
     return {
         **{name: found[name] for name in PORTFOLIO_FIGURES},
-        **relative_figures(moments, rules.rf, bars_per_year),
+        **relative_figures(Comoments.of(r, b).row(), rules.rf, bars_per_year),
         "mean_gross": float(gross.mean()),
         "max_gross": float(gross.max()),
         "mean_net": float(net.mean()),

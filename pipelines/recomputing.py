@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from atc_backtest.errors import StoreError
 from atc_backtest.kernels import get_kernel
@@ -18,7 +17,7 @@ from atc_backtest.pipelines.executors import Failed, untold
 from atc_backtest.pipelines.job import check_saves
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import Run, in_order, job_of
+from atc_backtest.pipelines.runs import Run, in_order, job_of, rows_in
 
 
 def recomputed(run: Run, dataset: str, symbols: Collection[str], sets: tuple[int, int]) -> pa.Table:
@@ -37,8 +36,8 @@ def recomputed(run: Run, dataset: str, symbols: Collection[str], sets: tuple[int
             for outcome in executor.run(partial(run_partition, again), cut, untold, 0):
                 if isinstance(outcome, Failed):
                     raise StoreError(f"{dataset} of {run.path} cannot be computed again: {outcome.error}")
-        files = [str(again.part(dataset, partition.index)) for partition in cut]
-        return in_order(ds.dataset(files, format="parquet").to_table(), dataset)
+        files = [again.part(dataset, partition.index) for partition in cut]
+        return in_order(rows_in(files).to_table(), dataset)
 
 
 def _cut(run: Run, symbols: Collection[str], sets: tuple[int, int]) -> Iterator[Partition]:

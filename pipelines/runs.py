@@ -16,10 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from atc_backtest.config import RunConfig, from_dict
 from atc_backtest.errors import ConfigError, StoreError
@@ -33,6 +32,9 @@ from atc_backtest.stores.lock import locked
 from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.zarr_store import ZarrStore
 from atc_backtest.symbol_costs import SymbolCosts
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 MANIFEST = "manifest.json"
 LOCK = "writer.lock"
@@ -225,11 +227,18 @@ class Run:
         files = self.files(dataset)
         if not files:
             raise StoreError(f"{self.path} has no committed {dataset} yet: let the run go on.")
-        return ds.dataset([str(file) for file in files], format="parquet")
+        return rows_in(files)
 
     def table(self, dataset: str = METRICS, where: ds.Expression | None = None) -> pa.Table:
         """The committed rows of a dataset, all or some, in memory, sorted by symbol, set, then time."""
         return in_order(self.dataset(dataset).to_table(filter=where), dataset)
+
+
+def rows_in(files: Sequence[Path]) -> ds.Dataset:
+    """The rows of Parquet files, one file after the other, lazily."""
+    import pyarrow.dataset as ds  # imports pandas, where that is installed: not before something is read
+
+    return ds.dataset([str(file) for file in files], format="parquet")
 
 
 def in_order(rows: pa.Table, dataset: str) -> pa.Table:

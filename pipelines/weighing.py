@@ -8,15 +8,13 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from atc_backtest.accounts import F64, I64
 from atc_backtest.errors import ConfigError
+from atc_backtest.moments import Spread
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.weights import Flags, Weighting, shares, turnover
-
-F64 = NDArray[np.float64]
-I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class _Periods:
     """The run's periods of one set as arrays [symbols, periods]; 0 bars where an account has no row."""
 
     def __init__(self, run: Run, param_id: int, symbols: tuple[str, ...]) -> None:
-        columns = ["symbol", "period_ts", "n_bars", "start_equity", "end_equity", "mean", "m2", "end_exposure"]
+        columns = ["symbol", "period_ts", "n_bars", "mean", "m2", "start_equity", "end_equity", "end_exposure"]
         rows = run.dataset(PERIODS).to_table(columns=columns, filter=pc.field("param_id") == param_id)
         if rows.num_rows == 0:
             raise ConfigError(f"set {param_id} of {run.path} has no evaluated bar: there is nothing to weigh.")
@@ -45,24 +43,20 @@ class _Periods:
         place = {symbol: row for row, symbol in enumerate(symbols)}
         where = np.array([place[symbol] for symbol in rows["symbol"].to_pylist()]), at
         shape = len(symbols), self.starts.size
-        self.n, self.start, self.end, self.mean, self.m2, self.exposure = (np.zeros(shape) for _ in range(6))
-        targets = (self.n, self.start, self.end, self.mean, self.m2, self.exposure)
+        self.returns = Spread.zeros(*shape)
+        self.start, self.end, self.exposure = (np.zeros(shape) for _ in range(3))
+        targets = (self.returns.n, self.returns.mean, self.returns.m2, self.start, self.end, self.exposure)
         for name, array in zip(columns[2:], targets, strict=True):
             array[where] = rows[name].to_numpy()
 
     def volatility(self, stop: int, lookback: int) -> F64:
         """Per bar, of the accounts' returns over the `lookback` periods before period `stop`; NaN: fewer than 2."""
-        span = slice(max(0, stop - lookback), stop)
-        n, means = self.n[:, span], self.mean[:, span]
-        count = n.sum(axis=1)
-        mean = (n * means).sum(axis=1) / np.maximum(count, 1)
-        m2 = (self.m2[:, span] + n * (means - mean[:, None]) ** 2).sum(axis=1)
-        return np.sqrt(np.where(count > 1, m2 / np.maximum(count - 1, 1), np.nan))
+        return self.returns[:, max(0, stop - lookback) : stop].pooled().deviation
 
     def over(self, start: int, stop: int) -> tuple[F64, F64, F64]:
         """From period `start` to `stop`: growth of every account (1 without bars), its exposure and equity at the end
         (0 without bars)."""
-        present = self.n[:, start:stop] > 0
+        present = self.returns.n[:, start:stop] > 0
         some = present.any(axis=1)
         rows = np.arange(present.shape[0])
         first = start + present.argmax(axis=1)
@@ -83,7 +77,7 @@ def weigh(run: Run, weighting: Weighting, param_id: int) -> Weights:
     traded = np.zeros(len(edges) - 1)
     for at, (start, stop) in enumerate(pairwise(edges)):
         if at == 0:
-            members: Flags = np.any(periods.n[:, : stop if weighting.rebalance else n] > 0, axis=1)
+            members: Flags = np.any(periods.returns.n[:, : stop if weighting.rebalance else n] > 0, axis=1)
             weights[:, 0] = shares(weighting, members, np.full(len(symbols), np.nan))
             continue
         growth, exposure, worth = periods.over(edges[at - 1], start)

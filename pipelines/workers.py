@@ -6,7 +6,6 @@ worker that joins later before its first item.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import signal
@@ -184,6 +183,8 @@ def _reason(error: Exception) -> str:
 
 async def inspect(needs: Needs, probes: Path, dask_worker: Any) -> Inspected:
     """Run by the client in every worker, beside its tasks: leaves a probe there that the client looks for."""
+    import asyncio  # there already, where Dask is
+
     limit = dask_worker.memory_manager.memory_limit
     threads = dask_worker.state.nthreads
     unfit = await asyncio.to_thread(_unfit, needs)

@@ -34,6 +34,8 @@ from zarr.core.common import parse_named_configuration
 from zarr.registry import register_codec
 
 from atc_backtest.errors import DataError
+from atc_backtest.stores.coding import LEVELS
+from atc_backtest.stores.layout import PRICES
 
 if TYPE_CHECKING:
     from zarr.core.indexing import SelectorTuple
@@ -43,10 +45,6 @@ if TYPE_CHECKING:
 NAME = "atc.ticks"
 VERSION = 1
 Selectors = tuple[Any, ...]
-
-PRICES = ("close", "open", "high", "low")
-LEVELS = {"blosc": (1, 9, 5), "pcodec": (0, 12, 8)}
-"""Least, most and default of each compressor."""
 
 
 @dataclass(frozen=True)

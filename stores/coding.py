@@ -1,22 +1,21 @@
-"""The one place where the codec of an array is chosen: what Zarr is told of it, and the same codec without Zarr.
+"""How the arrays of a store are coded, without Zarr; what Zarr is told of the same codecs: `zarr_view`.
 
 A chunk here is float64 [fields, symbols, bars]; Zarr knows it as [field, symbol, bar], or as [symbol, bar] where
-the array has one field. Coding directly saves Zarr's copies and its event loop; that both agree is tested.
+the array has one field. Coding directly saves Zarr's copies, its event loop, and its import wherever prices are read;
+that both agree is tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numcodecs
 import numpy as np
-from zarr.codecs import BloscCodec, BloscShuffle
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.base import F64, I64
-from atc_backtest.stores.codecs import TickCodec
 from atc_backtest.stores.folder import Bytes, Data
 from atc_backtest.stores.layout import Array
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from atc_backtest.stores.tick_chunk import Header
 
 CODECS = ("blosc", "pcodec", "raw")
+
+LEVELS = {"blosc": (1, 9, 5), "pcodec": (0, 12, 8)}
+"""Least, most and default of each compressor."""
 
 
 class Source(Protocol):
@@ -48,11 +50,6 @@ class Part(NamedTuple):
 
 class Coder(Protocol):
     """Chunks of one array to bytes and back, every bit of them. `ValueError` for bytes that are none of its own."""
-
-    @property
-    def zarr(self) -> Mapping[str, Any]:
-        """What `zarr.create_array` must be given."""
-        ...
 
     @property
     def checks(self) -> bool:
@@ -93,7 +90,6 @@ def together(codec: str) -> bool:
 class RawCoder:
     """float64 as the machine has it: what can be mapped."""
 
-    zarr: Mapping[str, Any] = field(default_factory=lambda: {"compressors": None})
     checks: bool = True
     maps: bool = True
 
@@ -114,17 +110,16 @@ class TickCoder:
     maps = False
 
     def __init__(self, fields: Sequence[str], compressor: str) -> None:
-        self._codec = TickCodec(compressor=compressor, fields=tuple(fields) if len(fields) > 1 else None)
-        self.zarr: Mapping[str, Any] = {"serializer": self._codec, "compressors": None}
-        self._fields = fields
+        self._fields, self._compressor = fields, compressor
 
     # Numba takes a quarter of a second to import: not before there is something to code.
 
     def encode(self, chunk: F64) -> Data:
         from atc_backtest.stores.tick_chunk import ROLES, encode
 
-        roles = [ROLES[name] if self._codec.fields else 0 for name in self._fields]
-        return encode(np.ascontiguousarray(chunk), roles, self._codec.compressor, self._codec.level)
+        roles = [ROLES[name] if len(self._fields) > 1 else 0 for name in self._fields]
+        _, _, level = LEVELS[self._compressor]
+        return encode(np.ascontiguousarray(chunk), roles, self._compressor, level)
 
     def decode(self, data: Data, shape: tuple[int, int, int]) -> F64:
         from atc_backtest.stores.tick_chunk import Box, decode, open_chunk
@@ -152,9 +147,6 @@ def _check_header(header: Header, shape: tuple[int, int, int]) -> None:
     found = len(header.roles), header.n_symbols, header.n_bars
     if found != shape:
         raise ValueError(f"a chunk of {found} [fields, symbols, bars] where {shape} belong")
-
-
-TIMES_ZARR: Mapping[str, Any] = {"compressors": [BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.shuffle)]}
 
 
 class TimesCoder:

@@ -43,7 +43,6 @@ from atc_backtest.stores.manifest import (
     read_manifest,
 )
 from atc_backtest.stores.reading import TIMES, Version, check_range
-from atc_backtest.stores.zarr_view import documents
 
 CODING_THREADS = 2
 """Chunks coded at a time: each needs a few times its decoded size."""
@@ -161,6 +160,8 @@ class Transaction:
         manifest = self._manifest()
         if not (self._changed or always):
             return self._base
+        from atc_backtest.stores.zarr_view import documents  # Zarr takes long to import, and readers do without it
+
         named = dict(self._base.documents)
         found = documents(manifest)
         for key, data in found.items():

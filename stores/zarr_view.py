@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.codecs import BloscCodec, BloscShuffle
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore
 
 from atc_backtest.errors import StoreError
-from atc_backtest.stores.coding import TIMES_ZARR, coder_of
+from atc_backtest.stores.codecs import TickCodec
 from atc_backtest.stores.folder import Folder
-from atc_backtest.stores.layout import TS_BARS, object_name
+from atc_backtest.stores.layout import TS_BARS, Array, object_name
 from atc_backtest.stores.manifest import Manifest, Object
 from atc_backtest.stores.reading import check_bytes
 
@@ -32,7 +33,7 @@ def documents(manifest: Manifest) -> dict[str, bytes]:
             chunks=(TS_BARS,),
             dtype="int64",
             dimension_names=["bar"],
-            **TIMES_ZARR,
+            compressors=[BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.shuffle)],
         )
     for band in manifest.bands:
         inner = group.create_group(band.name)
@@ -49,9 +50,17 @@ def documents(manifest: Manifest) -> dict[str, bytes]:
                 fill_value=np.nan,
                 dimension_names=["field", "symbol", "bar"][-len(shape) :],
                 attributes={"fields": list(array.fields)},
-                **coder_of(info.codec, array).zarr,
+                compressors=None,
+                **_serializer(info.codec, array),
             )
     return {key: buffer.to_bytes() for key, buffer in memory._store_dict.items()}
+
+
+def _serializer(codec: str, array: Array) -> dict[str, TickCodec]:
+    """What Zarr must be told of the codec that `coding.coder_of` gives an array."""
+    if codec == "raw":
+        return {}
+    return {"serializer": TickCodec(compressor=codec, fields=array.fields if len(array.fields) > 1 else None)}
 
 
 def open_view(folder: Folder, manifest: Manifest) -> zarr.Group:

@@ -10,6 +10,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from atc_backtest.stores.fetch import FetchOptions
+
+QUICK = FetchOptions(backoff_s=0.001, timeout_s=5)
+"""How it is asked where nothing is tried again for long."""
+
+BODY = b"".join(b"%d,1,2,0.5,1.5,%d\n" % (60_000 * i, i) for i in range(20_000))
+
 
 @dataclass(frozen=True)
 class Trouble:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from archive_server import Archive, archive_server
 from hypothesis import settings
 
 from atc_backtest.errors import UnavailableError
@@ -109,3 +110,10 @@ def bucket() -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket="prices")
         yield "s3://prices"
         server.stop()
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    """An archive that has nothing yet, on this machine."""
+    with archive_server() as served:
+        yield served

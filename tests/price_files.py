@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest import IngestOptions, IngestReport, SymbolReport, ingest
 from atc_backtest.stores.zarr_store import ZarrStore, open_store
 
@@ -47,11 +50,28 @@ def write_csv(path: Path, rows: Sequence[Row], header: Sequence[str] | None = HE
     return path
 
 
+def zipped(path: Path, members: Mapping[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return path
+
+
 def take(source: Path | Sequence[Path], store: Path, **options: object) -> tuple[IngestReport, ZarrStore]:
     """Ingest, and open what was written."""
     sources = [source] if isinstance(source, Path) else list(source)
     report = ingest(sources, store, IngestOptions(**options))  # type: ignore[arg-type]
     return report, open_store(store)
+
+
+def refused(source: Path | Sequence[Path], store: Path, **options: object) -> str:
+    """What ingest says when it refuses, leaving nothing."""
+    with pytest.raises(DataError) as caught:
+        take(source, store, **options)
+    assert not store.exists()
+    assert left_behind(store.parent) == []
+    return str(caught.value)
 
 
 def only(report: IngestReport) -> SymbolReport:
@@ -63,6 +83,13 @@ def series(store: ZarrStore, field: str = "close", symbol: str | None = None) ->
     """One symbol's row over the whole axis, the first one's unless named."""
     row = 0 if symbol is None else [info.name for info in store.info.symbols].index(symbol)
     return store.read(field, (row, row + 1), (0, store.info.n_bars))[0]
+
+
+def assert_holds(store: ZarrStore, rows: Sequence[Row], symbol: str | None = None) -> None:
+    """One symbol's bars are `rows`, bit for bit."""
+    for column, field in enumerate(HEADER[1:], start=1):
+        found = series(store, field, symbol)
+        assert found[~np.isnan(found)].tolist() == [row[column] for row in rows]
 
 
 def axis(store: ZarrStore) -> list[int]:

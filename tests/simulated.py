@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from prices import tick_walk
 
 from atc_backtest.config import AtcConfig, PerFamily, RunConfig
+from atc_backtest.moments import Moments
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.resampling import Trials
-from atc_backtest.trials import Moments
 
 
 def trials_of(returns: NDArray[np.float64], per_year: float = 1.0) -> Trials:

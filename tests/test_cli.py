@@ -53,6 +53,18 @@ def test_help_waits_for_nothing_heavy() -> None:
     assert not {"numpy", "numba", "zarr", "pyarrow", "pandas", "dask", "distributed", "rich"} & set(loaded)
 
 
+@pytest.mark.parametrize(
+    ("more", "unneeded"),
+    [(["--plan"], {"zarr", "pandas", "numba", "blosc2", "dask", "asyncio"}), ([], {"zarr", "dask", "distributed"})],
+    ids=["plan", "run"],
+)
+def test_what_a_plan_and_a_run_do_without(store: Path, tmp_path: Path, more: list[str], unneeded: set[str]) -> None:
+    words = ["backtest", str(store), "--out", str(tmp_path / "run"), *more]
+    program = f"import sys; from atc_backtest.cli import app; app({words}, standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert not unneeded & set(done.stdout.splitlines()[-1].split())
+
+
 def test_usage_errors_exit_with_2(store: Path, finished: Path) -> None:
     assert atc("backtest").exit_code == 2
     assert atc("nonsense").exit_code == 2

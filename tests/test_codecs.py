@@ -17,7 +17,8 @@ from prices import NAN, ohlcv, same
 from zarr.storage import LocalStore, MemoryStore
 
 from atc_backtest.errors import DataError, UnavailableError
-from atc_backtest.stores.codecs import NAME, PRICES, TickCodec
+from atc_backtest.stores.codecs import NAME, TickCodec
+from atc_backtest.stores.layout import PRICES
 from atc_backtest.stores.tick_chunk import encode, read_header, verify
 
 ROOT = Path(__file__).resolve().parent.parent

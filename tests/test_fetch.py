@@ -7,23 +7,13 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from archive_server import Archive, Trouble, archive_server, hidden, visible
+from archive_server import BODY, QUICK, Archive, Trouble, hidden, visible
 
 from atc_backtest.stores.fetch import FetchOptions, FetchReport, Job, fetch
-
-QUICK = FetchOptions(backoff_s=0.001, timeout_s=5)
-BODY = b"".join(b"%d,1,2,0.5,1.5,%d\n" % (60_000 * i, i) for i in range(20_000))
-
-
-@pytest.fixture
-def archive() -> Iterator[Archive]:
-    with archive_server() as served:
-        yield served
 
 
 def job(archive: Archive, name: str = "a.csv") -> Job:

@@ -12,21 +12,14 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archive_server import Archive, Trouble, archive_server, hidden, visible
+from archive_server import Archive, Trouble, hidden, visible
 from typer.testing import CliRunner
 
 from atc_backtest.cli import app
 from atc_backtest.stores.fetch import PRESETS
-
-
-@pytest.fixture
-def archive() -> Iterator[Archive]:
-    with archive_server() as served:
-        yield served
 
 
 def command(archive: Archive, folder: Path, *more: str) -> list[str]:

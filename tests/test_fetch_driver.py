@@ -9,20 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from archive_server import Archive, Trouble, archive_server
+from archive_server import BODY, QUICK, Archive, Trouble
 
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.stores.fetch import FetchOptions, Job, each_file, fetch, fetch_files, fetch_into
 from atc_backtest.stores.fetch.partial import only_one
-
-QUICK = FetchOptions(backoff_s=0.001, timeout_s=5)
-BODY = b"".join(b"%d,1,2,0.5,1.5,%d\n" % (60_000 * i, i) for i in range(20_000))
-
-
-@pytest.fixture
-def archive() -> Iterator[Archive]:
-    with archive_server() as served:
-        yield served
 
 
 def job(archive: Archive, name: str) -> Job:

@@ -33,6 +33,7 @@ LAYERS = (
         "sums",
         "execution",
         "metrics",
+        "moments",
         "periods",
         "weights",
         "trials",
@@ -52,7 +53,6 @@ LAYERS = (
 DOORS = {
     "zarr": (
         "atc_backtest.stores.codecs",
-        "atc_backtest.stores.coding",
         "atc_backtest.stores.zarr_store",
         "atc_backtest.stores.zarr_view",
     ),

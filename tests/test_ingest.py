@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from price_files import HOUR_S, START_S, axis, bars, flat, left_behind, only, present, series, take, write_csv
+from price_files import HOUR_S, START_S, axis, bars, flat, left_behind, only, present, refused, series, take, write_csv
 from typer.testing import CliRunner
 
 from atc_backtest.cli import app
@@ -30,14 +30,6 @@ def hours(*closes: float) -> list[tuple[object, ...]]:
 def counted(symbol: SymbolReport) -> dict[str, int]:
     """The counters that are not zero."""
     return {rule: getattr(symbol, rule) for rule in RULES if getattr(symbol, rule)}
-
-
-def refused(source: Path, store: Path, **options: object) -> str:
-    with pytest.raises(DataError) as caught:
-        take(source, store, **options)
-    assert not store.exists()
-    assert left_behind(store.parent) == []
-    return str(caught.value)
 
 
 def test_good_rows_arrive_bit_for_bit(tmp_path: Path) -> None:

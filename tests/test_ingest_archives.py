@@ -12,19 +12,23 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.ipc as ipc
 import pytest
-from price_files import HEADER, HOUR_S, START_S, Row, axis, bars, left_behind, only, series, take
+from price_files import (
+    HEADER,
+    HOUR_S,
+    START_S,
+    Row,
+    assert_holds,
+    axis,
+    bars,
+    only,
+    refused,
+    series,
+    take,
+    zipped,
+)
 
-from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest.csv_file import KLINES
 from atc_backtest.stores.zarr_store import ZarrStore
-
-
-def zipped(path: Path, members: dict[str, str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in members.items():
-            archive.writestr(name, text)
-    return path
 
 
 def lines(rows: list[tuple[object, ...]]) -> str:
@@ -36,20 +40,6 @@ def table_of(rows: list[Row], time: str = "date", of: pa.DataType | None = None)
     if of is not None:
         columns[time] = pa.array([row[0] * 1000 for row in rows], pa.int64()).cast(pa.timestamp("ms", "UTC")).cast(of)
     return pa.table(columns)
-
-
-def assert_holds(store: ZarrStore, rows: list[Row], symbol: str | None = None) -> None:
-    for column, field in enumerate(HEADER[1:], start=1):
-        found = series(store, field, symbol)
-        assert found[~np.isnan(found)].tolist() == [row[column] for row in rows]
-
-
-def refused(source: Path | list[Path], store: Path, **options: object) -> str:
-    with pytest.raises(DataError) as caught:
-        take(source, store, **options)
-    assert not store.exists()
-    assert left_behind(store.parent) == []
-    return str(caught.value)
 
 
 def names(store: ZarrStore) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import zipfile
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,19 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from price_files import HEADER, HOUR_S, START_S, Row, bars, left_behind, only, series, take, write_csv
-
-from atc_backtest.errors import DataError
-from atc_backtest.stores.zarr_store import ZarrStore
+from price_files import (
+    HEADER,
+    HOUR_S,
+    START_S,
+    Row,
+    assert_holds,
+    bars,
+    only,
+    refused,
+    series,
+    take,
+    write_csv,
+    zipped,
+)
 
 MS = 1000
-
-
-def zipped(path: Path, members: dict[str, str]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in members.items():
-            archive.writestr(name, text)
-    return path
 
 
 def text_of(tmp_path: Path, rows: list[Row]) -> str:
@@ -32,20 +34,6 @@ def text_of(tmp_path: Path, rows: list[Row]) -> str:
 
 def table_of(rows: list[Row]) -> pa.Table:
     return pa.table(dict(zip(HEADER, zip(*rows, strict=True), strict=True)))
-
-
-def assert_holds(store: ZarrStore, rows: list[Row], symbol: str | None = None) -> None:
-    for column, field in enumerate(HEADER[1:], start=1):
-        found = series(store, field, symbol)
-        assert found[~np.isnan(found)].tolist() == [row[column] for row in rows]
-
-
-def refused(source: Path | list[Path], store: Path, **options: object) -> str:
-    with pytest.raises(DataError) as caught:
-        take(source, store, **options)
-    assert not store.exists()
-    assert left_behind(store.parent) == []
-    return str(caught.value)
 
 
 # Formats

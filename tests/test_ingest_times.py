@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from price_files import HOUR_S, START_S, Row, axis, bars, flat, only, present, take, write_csv
+from price_files import HOUR_S, START_S, Row, axis, bars, flat, only, present, refused, take, write_csv
 
-from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest.zones import Zone
 
 NEW_YORK = "America/New_York"
@@ -30,13 +29,6 @@ def parquet_of(tmp_path: Path, times: pa.Array) -> Path:
     path = tmp_path / "A.parquet"
     pq.write_table(pa.table({"time": times, "close": [float(i + 1) for i in range(len(times))]}), path)
     return path
-
-
-def refused(source: Path, store: Path, **options: object) -> str:
-    with pytest.raises(DataError) as caught:
-        take(source, store, **options)
-    assert not store.exists()
-    return str(caught.value)
 
 
 # Kinds of times

@@ -1,4 +1,4 @@
-"""Moments that merge, and what Sharpe ratios are worth: against SciPy, the papers' numbers, and other libraries'.
+"""What Sharpe ratios are worth: against SciPy, the papers' numbers, and other libraries'.
 
 skfolio 1.12.2 (probabilistic and deflated Sharpe ratio) and holdout-backtest 0.1.0 (PBO) were asked once, about the
 returns of `seeded`: their answers stand here as numbers.
@@ -17,9 +17,9 @@ from scipy import stats
 from simulated import trials_of
 
 from atc_backtest.errors import ConfigError, DataError
+from atc_backtest.moments import Moments
 from atc_backtest.resampling import cross_validate, overfitting, walk_forward, walk_forward_folds
 from atc_backtest.trials import (
-    Moments,
     Track,
     deflated_sharpe,
     expected_maximum,
@@ -36,51 +36,17 @@ def seeded() -> np.ndarray:
     return found
 
 
-# Moments
-
-
-@given(st.integers(0, 2**32), st.lists(st.integers(0, 9), min_size=1, max_size=12), st.randoms())
-def test_pieces_merge_in_any_order_to_the_moments_of_all(seed: int, sizes: list[int], random: object) -> None:
-    rng = np.random.default_rng(seed)
-    parts = [rng.normal(rng.normal(0, 0.01), 0.02, size) for size in sizes]
-    pieces = [Moments.of(part) for part in parts]
-    random.shuffle(pieces)  # type: ignore[attr-defined]
-    together = pieces[0]
-    for piece in pieces[1:]:  # one after the other
-        together = stacked([together, piece]).pooled()
-    at_once = stacked(pieces).pooled()
-    whole = np.concatenate(parts)
-    assert at_once.n == together.n == len(whole)
-    if len(whole) == 0:
-        assert at_once.track() is None
-        return
-    deviations = whole - whole.mean()
-    for merged in (together, at_once):
-        assert float(merged.mean) == pytest.approx(whole.mean(), rel=1e-12, abs=1e-15)
-        for power, name in ((2, "m2"), (3, "m3"), (4, "m4")):
-            scale = (np.abs(deviations) ** power).sum()  # cancelling thirds are small against their parts
-            assert float(getattr(merged, name)) == pytest.approx(
-                (deviations**power).sum(), abs=1e-12 * max(scale, 1e-9)
-            )
-    if len(whole) > 1:
-        assert float(at_once.sharpe) == pytest.approx(whole.mean() / whole.std(ddof=1), rel=1e-12, abs=1e-12)
-
-
-def stacked(pieces: list[Moments]) -> Moments:
-    return Moments(*(np.stack([getattr(p, name) for p in pieces], -1) for name in ("n", "mean", "m2", "m3", "m4")))
-
-
 def test_a_track_has_scipys_skewness_and_kurtosis() -> None:
     for row in seeded():
-        track = Moments.of(row).track()
+        track = Track.of(Moments.of(row))
         assert track is not None
         assert track.skewness == pytest.approx(stats.skew(row), rel=1e-12)
         assert track.kurtosis == pytest.approx(stats.kurtosis(row, fisher=False), rel=1e-12)
 
 
 def test_what_never_moved_has_no_sharpe() -> None:
-    assert Moments.of(np.zeros(50)).track() is None
-    assert Moments.of(np.array([0.1])).track() is None
+    assert Track.of(Moments.of(np.zeros(50))) is None
+    assert Track.of(Moments.of(np.array([0.1]))) is None
     assert np.isnan(Moments.zeros(3).sharpe).all()
 
 
@@ -100,7 +66,7 @@ def test_the_deflated_sharpe_papers_example() -> None:
 def test_what_skfolio_says() -> None:
     moments = Moments.of(seeded())
     sharpe = moments.sharpe
-    track = moments[int(sharpe.argmax())].track()
+    track = Track.of(moments[int(sharpe.argmax())])
     assert track is not None
     assert probabilistic_sharpe(track) == pytest.approx(0.994136497320392, rel=1e-12)
     assert expected_maximum(20, sharpe.var(ddof=1)) == pytest.approx(0.14988341544343245, rel=1e-12)
@@ -307,7 +273,7 @@ def test_noise_is_called_noise() -> None:
         returns = np.random.default_rng(seed).normal(0, 0.04, (1000, 120))
         found.append(overfitting(trials_of(returns), 10).pbo)
         sharpe = Moments.of(returns).sharpe
-        track = Moments.of(returns)[int(sharpe.argmax())].track()
+        track = Track.of(Moments.of(returns)[int(sharpe.argmax())])
         assert track is not None
         assert probabilistic_sharpe(track) > 0.99  # taken alone, the winner looks certain
         assert deflated_sharpe(track, 1000, sharpe.var(ddof=1)) < 0.95
@@ -323,7 +289,7 @@ def test_noise_is_seldom_called_more_than_luck(correlation: float) -> None:
         shared, own = rng.normal(size=120), rng.normal(size=(200, 120))
         moments = Moments.of(0.04 * (math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own))
         sharpe = moments.sharpe
-        track = moments[int(sharpe.argmax())].track()
+        track = Track.of(moments[int(sharpe.argmax())])
         assert track is not None
         alarms += deflated_sharpe(track, 200, sharpe.var(ddof=1)) > 0.95
     assert alarms <= 11
@@ -338,7 +304,7 @@ def test_an_edge_is_called_an_edge() -> None:
     assert int(sharpe.argmax()) == 417
     assert found.pbo < 0.05
     assert found.loss < 0.05
-    track = Moments.of(returns)[417].track()
+    track = Track.of(Moments.of(returns)[417])
     assert track is not None
     assert deflated_sharpe(track, 1000, sharpe.var(ddof=1)) > 0.95
     forward = walk_forward(trials_of(returns, per_year=12), walk_forward_folds(120, 48, 12))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from atc_backtest.cli.guard import REFUSED, guarded
-from atc_backtest.cli.options import Json, Kernel, RunFolder, StoreArgument, Threads, pairs, words
+from atc_backtest.cli.options import Config, Json, Kernel, RunFolder, StoreArgument, Threads, pairs, words
 
 guard_app = typer.Typer(
     help="What a run's figures are worth: overfitting, luck, costs, delay, chance.",
@@ -178,7 +177,7 @@ def causality(
     points: Annotated[int, typer.Option(help="Bars to poison after, of each symbol.")] = 8,
     bars: Annotated[int, typer.Option(help="Bars of each symbol, its first ones.")] = 500,
     seed: Seed = 0,
-    config: Annotated[Path | None, typer.Option(help="TOML with [atc], [execution] and [run].")] = None,
+    config: Config = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting.", metavar="NAME=VALUE")] = None,
     as_json: Json = False,
 ) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from atc_backtest.cli.guard import guarded
-from atc_backtest.cli.options import Json, Kernel, RunFolder, Scheduler, Threads, Workers
+from atc_backtest.cli.options import Json, Place, RunFolder, grouped
 
 ParamId = Annotated[int, typer.Option(help="Which parameter set, by its param_id.")]
 
@@ -34,6 +35,7 @@ def returns(
 
 
 @guarded
+@grouped
 def portfolio(
     run: RunFolder,
     weights: Annotated[str, typer.Option(help="equal, or volatility: less of what moves more.")] = "equal",
@@ -48,10 +50,8 @@ def portfolio(
     ] = None,
     param_id: ParamId = 0,
     name: Annotated[str | None, typer.Option(help="Of its folder in RUN/portfolios.")] = None,
-    kernel: Kernel = "auto",
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
+    *,
+    place: Place,
     memory_limit: Annotated[str | None, typer.Option(help="Memory of all processes together, e.g. 1GB.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the portfolio of that name.")] = False,
     as_json: Json = False,
@@ -65,14 +65,7 @@ def portfolio(
 
     opened = open_run(run)
     limit = None if memory_limit is None else parse_bytes(memory_limit)
-    options = Options(
-        kernel=kernel,
-        threads=threads,
-        workers=workers,
-        scheduler=scheduler,
-        memory_limit=limit,
-        overwrite=overwrite,
-    )
+    options = Options(**asdict(place), memory_limit=limit, overwrite=overwrite)
     weighting = adding.weighting_of(opened, param_id, weights, cap, rebalance, lookback, cost_bps)
     with terminal.counting_progress("adding up", "blocks of symbols") as show:
         found = adding.portfolio(opened, weighting, param_id, benchmark, name, options, show)

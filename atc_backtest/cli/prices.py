@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from atc_backtest.cli.guard import REFUSED, guarded
-from atc_backtest.cli.options import Json, pairs, words
+from atc_backtest.cli.options import Json, grouped, pairs, words
 
 Sources = Annotated[
     list[Path],
@@ -17,35 +18,47 @@ Sources = Annotated[
         metavar="SRC...",
     ),
 ]
-Tz = Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")]
-WallClock = Annotated[bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz.")]
-DateFormat = Annotated[
-    str | None, typer.Option(help="How naive times are written, by strptime's signs, e.g. '%d/%m/%Y %H:%M'.")
-]
-DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Commas in numbers are decimal, not thousands.")]
-Column = Annotated[
-    list[str] | None,
-    typer.Option(help="Override a column: field=name, e.g. close=adj_close or ts=Date+Time.", metavar="F=NAME"),
-]
-Symbol = Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")]
-SymbolPattern = Annotated[
-    str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
-]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse instead of dropping or mending rows.")]
 ReadThreads = Annotated[int | None, typer.Option(help="Files read at a time. Default: one per core, at most 8.")]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How files are to be read that do not say themselves; fields of `IngestOptions`."""
+
+    tz: Annotated[str | None, typer.Option(help="Zone of naive timestamps, e.g. UTC or America/New_York.")] = None
+    wall_clock: Annotated[bool, typer.Option("--wall-clock", help="Epoch numbers are wall-clock times in --tz.")] = (
+        False
+    )
+    date_format: Annotated[
+        str | None, typer.Option(help="How naive times are written, by strptime's signs, e.g. '%d/%m/%Y %H:%M'.")
+    ] = None
+    decimal_comma: Annotated[
+        bool, typer.Option("--decimal-comma", help="Commas in numbers are decimal, not thousands.")
+    ] = False
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Override a column: field=name, e.g. close=adj_close or ts=Date+Time.", metavar="F=NAME"),
+    ] = None
+    symbol: Annotated[str | None, typer.Option(help="The symbol's name, for a single file without one.")] = None
+    symbol_pattern: Annotated[
+        str | None, typer.Option(help="Regular expression whose one group is the symbol in a file's name.")
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """By the names of `IngestOptions`."""
+        given = asdict(self)
+        columns = pairs("--column", given.pop("column") or [])
+        return given | {"columns": columns}
+
+
 @guarded
+@grouped
 def ingest(
     sources: Sources,
     store: Annotated[Path, typer.Option(help="The store to make.")],
-    tz: Tz = None,
-    wall_clock: WallClock = False,
-    date_format: DateFormat = None,
-    decimal_comma: DecimalComma = False,
-    column: Column = None,
-    symbol: Symbol = None,
-    symbol_pattern: SymbolPattern = None,
+    *,
+    how: Reading,
     bar: Annotated[str | None, typer.Option(help="Bar size to take when sources mix several, e.g. 1m, 1h, 1d.")] = None,
     calendar: Annotated[str, typer.Option(help="24/7, 24/5, XNYS or XNAS: how a year is counted.")] = "24/7",
     strict: Strict = False,
@@ -65,13 +78,7 @@ def ingest(
 
     bars_per_year(DAY_NS, calendar)  # a calendar that no run could use is refused now
     options = ingesting.IngestOptions(
-        tz=tz,
-        wall_clock=wall_clock,
-        date_format=date_format,
-        decimal_comma=decimal_comma,
-        columns=pairs("--column", column or []),
-        symbol=symbol,
-        symbol_pattern=symbol_pattern,
+        **how.options(),
         bar=None if bar is None else parse_bar(bar),
         calendar=calendar,
         strict=strict,
@@ -132,19 +139,15 @@ def fetch(
 
 
 @guarded
+@grouped
 def append(
     sources: Sources,
     store: Annotated[Path, typer.Option(help="The store to add to.")],
     correct: Annotated[
         bool, typer.Option("--correct", help="Where bars disagree, write the sources' over the store's.")
     ] = False,
-    tz: Tz = None,
-    wall_clock: WallClock = False,
-    date_format: DateFormat = None,
-    decimal_comma: DecimalComma = False,
-    column: Column = None,
-    symbol: Symbol = None,
-    symbol_pattern: SymbolPattern = None,
+    *,
+    how: Reading,
     strict: Strict = False,
     threads: ReadThreads = None,
     as_json: Json = False,
@@ -156,17 +159,7 @@ def append(
     from atc_backtest.display import prices, terminal
     from atc_backtest.stores import ingest as ingesting
 
-    options = ingesting.IngestOptions(
-        tz=tz,
-        wall_clock=wall_clock,
-        date_format=date_format,
-        decimal_comma=decimal_comma,
-        columns=pairs("--column", column or []),
-        symbol=symbol,
-        symbol_pattern=symbol_pattern,
-        strict=strict,
-        threads=threads,
-    )
+    options = ingesting.IngestOptions(**how.options(), strict=strict, threads=threads)
     with terminal.ingest_progress() as show:
         report = ingesting.append(sources, store, options, correct, show)
     prices.show_append(report, as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,38 +13,14 @@ import typer
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, REFUSED, guarded
 from atc_backtest.cli.options import (
     Config,
-    Costs,
-    DashboardAddress,
-    DaskReport,
-    EvalEnd,
-    EvalStart,
-    FeeBps,
-    Fill,
     Json,
-    Keep,
-    Kernel,
-    Longs,
-    MemoryLimit,
-    Out,
-    Overwrite,
-    Period,
-    Profile,
-    Resources,
-    Resume,
-    Retries,
+    Place,
+    RunFlags,
     RunFolder,
-    Save,
-    Scheduler,
-    Shorts,
     ShowPlan,
-    SlippageBps,
     StoreArgument,
-    Symbols,
-    Threads,
-    Workers,
+    grouped,
     pairs,
-    run_options,
-    setting_flags,
 )
 
 if TYPE_CHECKING:
@@ -53,38 +30,17 @@ if TYPE_CHECKING:
 
 
 @guarded
+@grouped
 def backtest(
     store: StoreArgument,
-    out: Out = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/<store>.")] = None,
     config: Config = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, over file and environment: lengths.ema=30.", metavar="NAME=VALUE"),
     ] = None,
-    profile: Profile = None,
-    fill: Fill = None,
-    fee_bps: FeeBps = None,
-    slippage_bps: SlippageBps = None,
-    shorts: Shorts = None,
-    longs: Longs = None,
-    costs: Costs = None,
-    eval_start: EvalStart = None,
-    eval_end: EvalEnd = None,
-    symbols: Symbols = None,
-    save: Save = None,
-    period: Period = "month",
-    kernel: Kernel = "auto",
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    resources: Resources = None,
-    dashboard_address: DashboardAddress = None,
-    keep: Keep = False,
-    dask_report: DaskReport = False,
-    memory_limit: MemoryLimit = None,
-    retries: Retries = 2,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
+    *,
+    flags: RunFlags,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration as TOML and leave.")
     ] = False,
@@ -94,17 +50,7 @@ def backtest(
     """Run the indicator and its backtest over a store; figures and saved series go to Parquet."""
     from atc_backtest.config import resolve
 
-    flags = setting_flags(
-        profile=profile,
-        fill=fill,
-        fee_bps=fee_bps,
-        slippage_bps=slippage_bps,
-        shorts=shorts,
-        longs=longs,
-        eval_start=eval_start,
-        eval_end=eval_end,
-    )
-    run_config = resolve(config, flags | pairs("--set", settings or []))
+    run_config = resolve(config, flags.settings() | pairs("--set", settings or []))
     if show_config:
         print(run_config.to_toml(), end="")
         return
@@ -113,24 +59,7 @@ def backtest(
     from atc_backtest.pipelines import backtest as running
     from atc_backtest.stores.opening import stem
 
-    options = run_options(
-        symbols,
-        save,
-        memory_limit,
-        costs,
-        resources,
-        kernel=kernel,
-        period=period,
-        workers=workers,
-        scheduler=scheduler,
-        threads=threads,
-        retries=retries,
-        overwrite=overwrite,
-        resume=resume,
-        dashboard_address=dashboard_address,
-        keep=keep,
-        dask_report=dask_report,
-    )
+    options = flags.options()
     folder = Path("runs") / stem(store) if out is None else out
     if plan:
         runs.show_plan(running.prepare(store, folder, [run_config], options), as_json)
@@ -217,14 +146,13 @@ def _draw(run: Run, html: str | None, png: str | None, symbol: str | None, param
 
 
 @guarded
+@grouped
 def verify(
     run: RunFolder,
     sample: Annotated[float, typer.Option(help="Share of the pairs of symbol and set to recompute, above 0.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Which pairs a sample takes.")] = 0,
-    kernel: Kernel = "auto",
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """Check a run: every part as it was committed, its rows bit for bit as they are computed again.
@@ -237,7 +165,7 @@ def verify(
     from atc_backtest.pipelines.runs import open_run
 
     opened = open_run(run)
-    options = Options(kernel=kernel, threads=threads, workers=workers, scheduler=scheduler)
+    options = Options(**asdict(place))
     with terminal.counting_progress("verifying", "partitions") as show:
         found = verifying.verify(opened, sample, seed, options, show)
     runs.show_verification(opened, found, as_json)

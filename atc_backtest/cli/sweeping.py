@@ -10,37 +10,14 @@ import typer
 
 from atc_backtest.cli.guard import INTERRUPTED, PARTIAL, guarded
 from atc_backtest.cli.options import (
-    Costs,
-    DashboardAddress,
-    DaskReport,
-    EvalEnd,
-    EvalStart,
-    FeeBps,
-    Fill,
     Json,
-    Keep,
-    Kernel,
-    Longs,
-    MemoryLimit,
-    Overwrite,
-    Period,
-    Profile,
-    Resources,
-    Resume,
-    Retries,
+    RunFlags,
     RunFolder,
-    Save,
-    Scheduler,
-    Shorts,
     ShowPlan,
-    SlippageBps,
     StoreArgument,
     Symbols,
-    Threads,
-    Workers,
+    grouped,
     pairs,
-    run_options,
-    setting_flags,
     words,
 )
 from atc_backtest.cli.running import run_and_show
@@ -65,6 +42,7 @@ Ascending = Annotated[bool, typer.Option("--ascending", help="The smallest is th
 
 
 @guarded
+@grouped
 def sweep(
     store: StoreArgument,
     out: SweepOut = None,
@@ -90,30 +68,8 @@ def sweep(
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave out combinations that the settings' rules refuse.")
     ] = False,
-    profile: Profile = None,
-    fill: Fill = None,
-    fee_bps: FeeBps = None,
-    slippage_bps: SlippageBps = None,
-    shorts: Shorts = None,
-    longs: Longs = None,
-    costs: Costs = None,
-    eval_start: EvalStart = None,
-    eval_end: EvalEnd = None,
-    symbols: Symbols = None,
-    save: Save = None,
-    period: Period = "month",
-    kernel: Kernel = "auto",
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    resources: Resources = None,
-    dashboard_address: DashboardAddress = None,
-    keep: Keep = False,
-    dask_report: DaskReport = False,
-    memory_limit: MemoryLimit = None,
-    retries: Retries = 2,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
+    *,
+    flags: RunFlags,
     plan: ShowPlan = False,
     as_json: Json = False,
 ) -> None:
@@ -123,38 +79,10 @@ def sweep(
     """
     if search not in (None, "optuna"):
         raise typer.BadParameter(f"--search {search!r}: optuna is the one there is")
-    if search and keep:
+    if search and flags.keep:
         raise typer.BadParameter("--keep is of one run: a search makes one after another")
-    flags = setting_flags(
-        profile=profile,
-        fill=fill,
-        fee_bps=fee_bps,
-        slippage_bps=slippage_bps,
-        shorts=shorts,
-        longs=longs,
-        eval_start=eval_start,
-        eval_end=eval_end,
-    )
-    asked, around = _asked(config, flags, pairs("--set", axes or []), random, seed)
-    options = run_options(
-        symbols,
-        save,
-        memory_limit,
-        costs,
-        resources,
-        period=period,
-        kernel=kernel,
-        workers=workers,
-        scheduler=scheduler,
-        threads=threads,
-        retries=retries,
-        overwrite=overwrite,
-        dashboard_address=dashboard_address,
-        keep=keep,
-        dask_report=dask_report,
-        resume=resume,
-    )
-    work = _Work(store, out, asked, around, options, skip_invalid, plan, as_json)
+    asked, around = _asked(config, flags.settings(), pairs("--set", axes or []), random, seed)
+    work = _Work(store, out, asked, around, flags.options(), skip_invalid, plan, as_json)
     if search is None:
         _sweep(work)
         return

@@ -22,6 +22,7 @@ from atc_backtest.resampling import (
     walk_forward_folds,
 )
 from atc_backtest.trials import (
+    Track,
     deflated_sharpe,
     expected_maximum,
     independent_trials,
@@ -124,7 +125,7 @@ def deflated(run: Run, trials: float | None = None, independent: bool = False, s
     if np.isnan(sharpe).all():
         raise DataError(f"{run.path}: no set has a Sharpe ratio here; two returns that differ are the least.")
     best = int(np.nanargmax(sharpe))
-    track = pooled[best].track()
+    track = Track.of(pooled[best])
     assert track is not None  # its Sharpe ratio is a number
     store = run.manifest["store"]
     counted = read_ledger(store["path"], store["id"]).trials

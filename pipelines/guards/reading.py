@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from atc_backtest.accounts import F64
 from atc_backtest.errors import DataError, StoreError
 from atc_backtest.metrics import DAY_NS, bars_per_year
+from atc_backtest.moments import Moments
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.runs import Run
 from atc_backtest.resampling import Trials
-from atc_backtest.trials import F64, Moments
 
 PERIODS_A_YEAR = {"week": 365.25 / 7, "month": 12.0, "quarter": 4.0, "year": 1.0}
 

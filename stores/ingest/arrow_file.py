@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from atc_backtest.stores.ingest.parquet_file import CELL_BYTES, decoded, to_number
-from atc_backtest.stores.ingest.sources import Source, unless_damaged
+from atc_backtest.stores.ingest.sources import Source, Wanted, unless_damaged
 
 DAMAGED = (pa.ArrowException, OSError, ValueError, IndexError, MemoryError)
 
@@ -24,28 +24,21 @@ class ArrowTable:
     said: tuple[str, ...] = ()
     lists_unused: bool = True
 
-    def batches(
-        self,
-        texts: Sequence[int],
-        numbers: Sequence[int],
-        batch_bytes: int,
-        typed: Mapping[int, pa.DataType] | None = None,
-        ahead: int = 0,
-    ) -> Iterator[list[pa.Array]]:
-        """Columns `texts` as they are, then `numbers` as float64; memory: one record batch of those columns.
+    def batches(self, wanted: Wanted) -> Iterator[list[pa.Array]]:
+        """See `Wanted`; memory: one record batch of its columns.
 
         `DataError` for text that is no number, another type, or a damaged file.
         """
-        wanted = sorted({*texts, *numbers})
-        rows = max(batch_bytes // (CELL_BYTES * len(wanted)), 1)
-        with unless_damaged(self.source, DAMAGED), _opened(self.source, wanted) as held:
+        places = sorted({*wanted.texts, *wanted.numbers})
+        rows = max(wanted.batch_bytes // (CELL_BYTES * len(places)), 1)
+        with unless_damaged(self.source, DAMAGED), _opened(self.source, places) as held:
             for batch in held:
                 batch.validate(full=True)  # damaged files have offsets that point anywhere
                 for start in range(0, batch.num_rows, rows):
                     part = batch.slice(start, rows)
-                    arrays = {i: decoded(part.column(k)) for k, i in enumerate(wanted)}
-                    values = [to_number(self, i, arrays[i]) for i in numbers]
-                    yield [arrays[i] for i in texts] + values
+                    arrays = {i: decoded(part.column(k)) for k, i in enumerate(places)}
+                    values = [to_number(self, i, arrays[i]) for i in wanted.numbers]
+                    yield [arrays[i] for i in wanted.texts] + values
 
 
 def open_arrow(source: Source) -> ArrowTable:

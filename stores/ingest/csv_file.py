@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from atc_backtest.errors import DataError
-from atc_backtest.stores.ingest.sources import Source, unless_damaged
+from atc_backtest.stores.ingest.sources import Source, Wanted, unless_damaged
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -71,37 +71,28 @@ class CsvTable:
     decimal: str = "."
     lists_unused: bool = True
 
-    def batches(
-        self,
-        texts: Sequence[int],
-        numbers: Sequence[int],
-        batch_bytes: int,
-        typed: Mapping[int, pa.DataType] | None = None,
-        ahead: int = 0,
-    ) -> Iterator[list[pa.Array]]:
-        """Columns `texts` as strings, then `numbers` as float64 (empty = null), about `batch_bytes` at a time.
+    def batches(self, wanted: Wanted) -> Iterator[list[pa.Array]]:
+        """See `Wanted`; an empty number is null.
 
-        typed   columns of `texts` that come in this type instead, in those batches where all of it is of it
-        ahead   threads that parse the batches to come
         Raises `DataError` for what is no number, a line of another length, or a damaged file.
         """
-        coded = {i: of for i, of in (typed or {}).items() if pa.types.is_dictionary(of)}
-        trying = [dict(typed or {})]
+        coded = {i: of for i, of in wanted.typed.items() if pa.types.is_dictionary(of)}
+        trying = [dict(wanted.typed)]
 
         def parsed(block: tuple[int, bytes]) -> list[pa.Array]:
             self._check_quotes(*block)
             if trying[0] != coded:
                 try:
-                    return self._parse(block[1], texts, numbers, trying[0])
+                    return self._parse(block[1], wanted, trying[0])
                 except pa.ArrowException:
                     trying[0] = coded  # one block decides for the rest: trying costs as much as parsing
             try:
-                return self._parse(block[1], texts, numbers, coded)
+                return self._parse(block[1], wanted, coded)
             except pa.ArrowException as error:
                 raise DataError(self._told(str(error), *block)) from error
 
-        blocks = self._guarded(max(batch_bytes, LEAST_BLOCK_BYTES))
-        yield from in_order(parsed, blocks, ahead)
+        blocks = self._guarded(max(wanted.batch_bytes, LEAST_BLOCK_BYTES))
+        yield from in_order(parsed, blocks, wanted.ahead)
 
     def _guarded(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
         with unless_damaged(self.source, UNREADABLE):
@@ -141,11 +132,10 @@ class CsvTable:
                 line = self.line_at(place) + odd
                 raise DataError(f"{self.source.label}: line {line} has a quote that does not end: mend the file.")
 
-    def _parse(
-        self, block: bytes, texts: Sequence[int], numbers: Sequence[int], typed: Mapping[int, pa.DataType]
-    ) -> list[pa.Array]:
+    def _parse(self, block: bytes, wanted: Wanted, typed: Mapping[int, pa.DataType]) -> list[pa.Array]:
+        texts, numbers = wanted.texts, wanted.numbers
         types = {str(i): typed.get(i, pa.string()) for i in texts} | {str(i): pa.float64() for i in numbers}
-        wanted = [str(i) for i in (*texts, *numbers)]
+        names = [str(i) for i in (*texts, *numbers)]
         table = pacsv.read_csv(
             pa.BufferReader(block),
             read_options=pacsv.ReadOptions(
@@ -155,10 +145,10 @@ class CsvTable:
             ),
             parse_options=pacsv.ParseOptions(delimiter=self.delimiter),
             convert_options=pacsv.ConvertOptions(
-                column_types=types, include_columns=list(dict.fromkeys(wanted)), decimal_point=self.decimal
+                column_types=types, include_columns=list(dict.fromkeys(names)), decimal_point=self.decimal
             ),
         )
-        arrays = [table.column(name).combine_chunks() for name in wanted]
+        arrays = [table.column(name).combine_chunks() for name in names]
         if any(arrays[texts.index(i)].null_count for i in typed if i in texts):
             raise pa.ArrowInvalid("a gap, which the text tells better")
         return arrays

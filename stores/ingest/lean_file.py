@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest.csv_file import CsvTable, head_of, is_number, split
 from atc_backtest.stores.ingest.names import LEAN_MARKETS, LeanName
-from atc_backtest.stores.ingest.sources import Source
+from atc_backtest.stores.ingest.sources import Source, Wanted
 
 TRADES = ("time", "open", "high", "low", "close", "volume")
 QUOTES = ("time", "open", "high", "low", "close")
@@ -29,29 +29,23 @@ class LeanTable(CsvTable):
 
     name: LeanName | None = None
 
-    def batches(
-        self,
-        texts: Sequence[int],
-        numbers: Sequence[int],
-        batch_bytes: int,
-        typed: Mapping[int, pa.DataType] | None = None,
-        ahead: int = 0,
-    ) -> Iterator[list[pa.Array]]:
+    def batches(self, wanted: Wanted) -> Iterator[list[pa.Array]]:
         """As other tables give them; a quote's price is the middle of bid and ask, or the one that is there."""
         assert self.name is not None
         factor = LEAN_MARKETS[self.name.market or ""]
         quotes = self.name.kind == "quote"
-        raw = [part for i in numbers for part in ((i, i + 5) if quotes else (i,))]
-        time = {0: pa.int64()} if self.name.day else None
-        for arrays in super().batches(texts, raw, batch_bytes, time, ahead):
-            values = arrays[len(texts) :]
+        raw = [part for i in wanted.numbers for part in ((i, i + 5) if quotes else (i,))]
+        time = {0: pa.int64()} if self.name.day else {}
+        for arrays in super().batches(replace(wanted, numbers=raw, typed=time)):
+            values = arrays[len(wanted.texts) :]
             if quotes:
                 values = [_middle(bid, ask) for bid, ask in zip(values[::2], values[1::2], strict=True)]
             prices = [
                 pc.divide(value, float(factor)) if i in range(1, 5) else value
-                for i, value in zip(numbers, values, strict=True)
+                for i, value in zip(wanted.numbers, values, strict=True)
             ]
-            yield [self._local(array) if i == 0 else array for i, array in zip(texts, arrays, strict=False)] + prices
+            texts = zip(wanted.texts, arrays, strict=False)
+            yield [self._local(array) if i == 0 else array for i, array in texts] + prices
 
     def _local(self, column: pa.Array) -> pa.Array:
         assert self.name is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atc_backtest.errors import DataError
-from atc_backtest.stores.ingest.sources import Source, unless_damaged
+from atc_backtest.stores.ingest.sources import Source, Wanted, unless_damaged
 
 if TYPE_CHECKING:
     from atc_backtest.stores.ingest.arrow_file import ArrowTable
@@ -30,24 +30,18 @@ class ParquetTable:
     said: tuple[str, ...] = ()
     lists_unused: bool = True
 
-    def batches(
-        self,
-        texts: Sequence[int],
-        numbers: Sequence[int],
-        batch_bytes: int,
-        typed: Mapping[int, pa.DataType] | None = None,
-        ahead: int = 0,
-    ) -> Iterator[list[pa.Array]]:
-        """Columns `texts` as they are, then `numbers` as float64, about `batch_bytes` at a time.
+    def batches(self, wanted: Wanted) -> Iterator[list[pa.Array]]:
+        """See `Wanted`.
 
         Decimals and numbers written as text become the nearest float64. `DataError` for text that is no
         number, another type, or a damaged file.
         """
+        texts, numbers = wanted.texts, wanted.numbers
         names = [self.columns[i] for i in (*texts, *numbers)]
-        rows = max(batch_bytes // (CELL_BYTES * len(names)), 1)
+        rows = max(wanted.batch_bytes // (CELL_BYTES * len(names)), 1)
         options = {"buffer_size": READ_BUFFER_BYTES, "pre_buffer": False}
         with unless_damaged(self.source, DAMAGED), pq.ParquetFile(self.source.path, **options) as file:
-            for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names)), use_threads=ahead > 1):
+            for batch in file.iter_batches(rows, columns=list(dict.fromkeys(names)), use_threads=wanted.ahead > 1):
                 arrays = [decoded(batch.column(name)) for name in names]
                 values = [to_number(self, i, arrays[len(texts) + j]) for j, i in enumerate(numbers)]
                 yield arrays[: len(texts)] + values

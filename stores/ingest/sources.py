@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pyarrow as pa
 
 from atc_backtest.errors import DataError
 from atc_backtest.stores.ingest.names import Known, LeanName, beside_trades, known, lean
@@ -46,6 +48,24 @@ class Source:
     @property
     def ending(self) -> str:
         return _ending(self.path.name) or ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a table, columns by their places.
+
+    texts        columns that come as they are; of text, as strings
+    numbers      columns that come as float64, after those
+    batch_bytes  about how much at a time
+    typed        columns of `texts` that come in this type instead, in those batches where all of it is of it
+    ahead        threads that parse the batches to come
+    """
+
+    texts: Sequence[int]
+    numbers: Sequence[int]
+    batch_bytes: int
+    typed: Mapping[int, pa.DataType] = field(default_factory=dict)
+    ahead: int = 0
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from atc_backtest.stores.ingest.lean_file import open_lean
 from atc_backtest.stores.ingest.options import IngestOptions
 from atc_backtest.stores.ingest.parquet_file import open_parquet
 from atc_backtest.stores.ingest.rules import Mask, Names, Rows
-from atc_backtest.stores.ingest.sources import ARROW_ENDINGS, JSON_ENDINGS, Source
+from atc_backtest.stores.ingest.sources import ARROW_ENDINGS, JSON_ENDINGS, Source, Wanted
 from atc_backtest.stores.ingest.times import TimeColumn, joined, local_column, time_column, trimmed
 from atc_backtest.stores.ingest.zones import Zone
 
@@ -45,15 +45,8 @@ class TableFile(Protocol):
     @property
     def lists_unused(self) -> bool: ...
 
-    def batches(
-        self,
-        texts: Sequence[int],
-        numbers: Sequence[int],
-        batch_bytes: int,
-        typed: Mapping[int, pa.DataType] | None = None,
-        ahead: int = 0,
-    ) -> Iterator[list[pa.Array]]:
-        """See `CsvTable.batches`."""
+    def batches(self, wanted: Wanted) -> Iterator[list[pa.Array]]:
+        """The columns that are wanted, a batch at a time. `DataError` for what is no number, and a damaged file."""
         ...
 
 
@@ -83,7 +76,7 @@ class Table:
             texts, typed[self.layout.symbol] = [*texts, self.layout.symbol], SYMBOLS
         numbers = [self.layout.values[field] for field in fields]
         code = None if self.symbol is None else names.code(self.symbol)
-        for arrays in self.file.batches(texts, numbers, batch_bytes, typed, ahead):
+        for arrays in self.file.batches(Wanted(texts, numbers, batch_bytes, typed, ahead)):
             time = arrays[0] if n_times == 1 else joined(*arrays[:2])
             ts, exists = self.time.to_ns(time)
             values = [_floats(array) for array in arrays[len(texts) :]]
@@ -118,7 +111,7 @@ def open_table(source: Source, options: IngestOptions, zone: Zone | None) -> Tab
     file = _open_file(source, options)
     layout = recognise(file.columns, options.columns, source.label)
     places = _time_places(layout)
-    glance = next((batch for batch in file.batches(places, [], GLANCE_BYTES) if len(batch[0])), None)
+    glance = next((batch for batch in file.batches(Wanted(places, [], GLANCE_BYTES)) if len(batch[0])), None)
     if glance is None:
         raise DataError(f"{source.label} has no rows: fetch or make it again, or leave it out.")
     if layout.clock is not None and not layout.named and not _are_date_and_clock(glance):
@@ -154,7 +147,7 @@ def _time(
     found = time_column(first, name, label, zone, options.wall_clock, form)
     if isinstance(found, TimeColumn):
         return found
-    batches = file.batches(_time_places(layout), [], options.batch_bytes)
+    batches = file.batches(Wanted(_time_places(layout), [], options.batch_bytes))
     columns = (trimmed(batch[0]) if layout.clock is None else joined(*batch) for batch in batches)
     return local_column(label, name, zone, decide(found, columns, label, name), str(first[0]))
 
