@@ -29,6 +29,7 @@ from atc_backtest.pipelines.hashing import Content, run_hash
 from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
+from atc_backtest.pipelines.scratch import remove_abandoned
 from atc_backtest.stores.lock import locked
 from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.zarr_store import ZarrStore
@@ -324,9 +325,7 @@ def remove_leftovers(run: Run) -> None:
 def discard_unfinished(run: Run) -> None:
     """`remove_leftovers`, and forget what failed: it is tried again."""
     remove_leftovers(run)
-    for pattern in (".verify-*", ".portfolio-*"):
-        for folder in run.path.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(run.path)
     commits.forget_set_aside(run.path, (failure.partition for failure in run.set_aside))
 
 
