@@ -274,7 +274,7 @@ def slots_of(client: Any, resources: tuple[tuple[str, float], ...]) -> dict[str,
 
 @contextlib.contextmanager
 def _reporting(client: Any, path: Path | None) -> Iterator[None]:
-    """Dask's performance report of the block at `path`, when the block ends well."""
+    """Dask's performance report of the block at `path`, when that ends well; a warning where it cannot be written."""
     if path is None:
         yield
         return
@@ -286,6 +286,8 @@ def _reporting(client: Any, path: Path | None) -> Iterator[None]:
     try:
         report.__exit__(None, None, None)
         hidden.replace(path)
+    except OSError as error:  # the run is as good without
+        logger.warning("warning: Dask's report cannot be written to %s: %s.", path, error)
     finally:
         hidden.unlink(missing_ok=True)
 

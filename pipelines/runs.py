@@ -96,6 +96,8 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
     try:
         job.run.mkdir(parents=True, exist_ok=True)
         _write_manifest(job, versions, bases)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"cannot create the run {job.run}: {error}.") from error
 
