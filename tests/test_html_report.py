@@ -266,27 +266,6 @@ def test_many_values_of_a_setting_are_binned() -> None:
     assert axis_of("calendar", ["b", None, "a"]).labels == ("None", "a", "b")
 
 
-def test_without_prices_the_page_shows_what_was_saved(run: Run, tmp_path: Path) -> None:
-    there = Path(run.manifest["store"]["path"])
-    full = subject_of(run, "GAPS", 2)
-    hidden = shutil.move(there, tmp_path / "elsewhere")
-    try:
-        subject = subject_of(run, "GAPS", 2)
-        text = page(subject)
-    finally:
-        shutil.move(hidden, there)
-    assert subject.gone is not None
-    assert "prices are gone" in text
-    assert "prices are gone" not in page(full)
-    assert subject.series.n_trades == full.series.n_trades
-    for name in ("trade_id", "side", "pnl", "return", "bars", "mae", "mfe", "reason", "entry_ts"):
-        assert subject.series.trades[name].tolist() == full.series.trades[name].tolist(), name
-    line = subject.series.sampled.lines["drawdown"]
-    assert line.values.min() == full.series.sampled.lines["drawdown"].values.min()
-    saved, again = years_of(subject.series.periods), years_of(full.series.periods)
-    np.testing.assert_allclose([year.total for year in saved], [year.total for year in again], rtol=1e-12)
-
-
 def test_unknown_subjects_are_refused(run: Run) -> None:
     with pytest.raises(ConfigError, match=r"--symbol NONE: not among.*GAPS"):
         subject_of(run, "NONE")

@@ -89,16 +89,19 @@ class Charts:
                 _hover(plot, drawn, [("time", "@x{%F %H:%M}"), ("value", f"@y{{{form}}}")], line=True)
 
     def price(self, sampled: Sampled) -> None:
-        """The close, by its logarithm where it grew tenfold, over the sides that were held; the signal below."""
+        """The close, by its logarithm where it grew tenfold, over the sides that were held."""
         close = sampled.lines["close"].values
         scale = "log" if close.size and close.max() > 10 * close.min() else "linear"
         plot = self._timed("price", 300, "0,0.[0000]", y_axis_type=scale)
-        source = _buckets(sampled, ("long", "short"))
-        for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
-            plot.vstrip(x0="left", x1="right", source=source, fill_color=colour, fill_alpha=side, line_width=0)
+        _sides(plot, sampled)
         drawn = _line(plot, sampled.lines["close"], palette.STRATEGY, 1.3)
         _hover(plot, drawn, [("time", "@x{%F %H:%M}"), ("close", "@y{0,0.[0000]}")], line=True)
+
+    def signal(self, sampled: Sampled) -> None:
+        """The final signal; without a close, over the sides that were asked for."""
         plot = self._timed("signal", 170, RATIO)
+        if "close" not in sampled.lines:
+            _sides(plot, sampled)
         _line(plot, sampled.lines["signal"], palette.SIGNAL, 1.1)
         _zero(plot)
 
@@ -153,10 +156,12 @@ def series_charts(series: Series) -> Charts:
     start = int(sampled.starts[0]) if sampled.starts.size else sampled.end
     charts = Charts(start, sampled.end)
     charts.equity(sampled.lines)
-    if sampled.means:
+    if "close" in sampled.lines:
         charts.price(sampled)
         charts.exposure(sampled)
         charts.layers(sampled)
+    if "signal" in sampled.lines:
+        charts.signal(sampled)
     if series.trades.size:
         charts.found |= trade_charts(series.trades)
     if series.returns:
@@ -251,6 +256,13 @@ def _buckets(sampled: Sampled, names: tuple[str, ...], shade: float = 0.3) -> An
     if shade < 1:
         columns = {name: np.nan_to_num(values) for name, values in columns.items()}
     return ColumnDataSource({"left": edges[:-1], "right": edges[1:]} | columns)
+
+
+def _sides(plot: Any, sampled: Sampled) -> None:
+    """Buckets shaded by the share of their bars in which a side is held, or asked for."""
+    source = _buckets(sampled, ("long", "short"))
+    for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
+        plot.vstrip(x0="left", x1="right", source=source, fill_color=colour, fill_alpha=side, line_width=0)
 
 
 def _zero(plot: Any) -> None:

@@ -48,8 +48,9 @@ def _write(subject: Subject, folder: Path) -> Iterator[Path]:
         yield _saved(folder / "months.png", title, _months(series))
     if series.trades.size:
         yield _saved(folder / "trades.png", title, _trades(series))
-    if series.sampled.means:
-        yield _saved(folder / "indicator.png", title, _indicator(series.sampled))
+    if "signal" in series.sampled.lines:
+        drawn = _indicator if "close" in series.sampled.lines else _signal_alone
+        yield _saved(folder / "indicator.png", title, drawn(series.sampled))
 
 
 def _saved(path: Path, title: str, figure: Figure) -> Path:
@@ -133,12 +134,7 @@ def _indicator(sampled: Sampled) -> Figure:
     starts = _times(sampled.starts)
     edges = _times(np.append(sampled.starts, sampled.end))
     _draw(price, sampled.lines["close"], palette.STRATEGY)
-    for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
-        shades = np.nan_to_num(sampled.means[side])[None, :]
-        ends = np.array(price.get_ylim())
-        faded = LinearSegmentedColormap.from_list(side, [(*_rgb(colour), 0.0), (*_rgb(colour), 0.35)])
-        price.pcolormesh(edges, ends, shades, cmap=faded, vmin=0, vmax=1, zorder=0)
-        price.set_ylim(*ends)
+    _shade(price, sampled)
     _draw(signal, sampled.lines["signal"], palette.SIGNAL)
     bands = np.stack([sampled.means[f"layer1_{family}"] for family in FAMILIES])
     layer1.pcolormesh(edges, np.arange(len(FAMILIES) + 1), bands, cmap=DIVERGING, vmin=-1, vmax=1)
@@ -152,6 +148,25 @@ def _indicator(sampled: Sampled) -> Figure:
     for axis, label in ((price, "close"), (signal, "signal"), (layer1, "layer 1"), (weights, "weights")):
         axis.set_ylabel(label)
     return figure
+
+
+def _signal_alone(sampled: Sampled) -> Figure:
+    """Signal and sides asked for, where there are no prices."""
+    figure, (signal,) = _panels(1, 3.2, [1.0])
+    _draw(signal, sampled.lines["signal"], palette.SIGNAL)
+    _shade(signal, sampled)
+    signal.set_ylabel("signal")
+    return figure
+
+
+def _shade(axis: Any, sampled: Sampled) -> None:
+    """Buckets by the share of their bars in which a side is held, or asked for, behind what is drawn."""
+    edges, ends = _times(np.append(sampled.starts, sampled.end)), np.array(axis.get_ylim())
+    for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
+        shades = np.nan_to_num(sampled.means[side])[None, :]
+        faded = LinearSegmentedColormap.from_list(side, [(*_rgb(colour), 0.0), (*_rgb(colour), 0.35)])
+        axis.pcolormesh(edges, ends, shades, cmap=faded, vmin=0, vmax=1, zorder=0)
+    axis.set_ylim(*ends)
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

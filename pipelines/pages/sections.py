@@ -13,6 +13,7 @@ from atc_backtest.pipelines.pages.charts import Embedded
 from atc_backtest.pipelines.pages.heatmaps import heat_maps
 from atc_backtest.pipelines.pages.monthly import Rolling, years_of
 from atc_backtest.pipelines.pages.sampling import METHOD
+from atc_backtest.pipelines.pages.saved import not_saved
 from atc_backtest.pipelines.pages.subject import Subject
 from atc_backtest.pipelines.pages.tables import ROWS, figures_table, heat_map, months_table, said
 
@@ -60,7 +61,7 @@ def warnings(subject: Subject) -> str:
     """Everything that a reader must know first."""
     found = report.warnings(subject.run, subject.table)
     if subject.gone is not None:
-        found.insert(0, f"prices are gone, the page shows what the run saved: {subject.gone}")
+        found.insert(0, f"prices are gone, the page shows what the run saved, {not_saved(subject.run)}: {subject.gone}")
     if not found:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in found)
@@ -116,11 +117,12 @@ def _equity(of: Subject, drawn: Embedded) -> str:
     width = of.series.sampled.width
     thinned = f"Every chart shows buckets of {width:,} bars: {METHOD}" if width > 1 else "Every bar is drawn"
     names = [("account", palette.STRATEGY)] + ([("buy and hold", palette.HOLD)] if both else [])
+    about = "Account and buy-and-hold from the same start, after costs." if both else "Account, after costs."
     return (
         '<h3>Equity</h3><label class="switch"><input type="checkbox" id="log" checked> logarithmic scale</label>'
         + _legend(names)
-        + _figure(drawn, "equity", "Account and buy-and-hold from the same start, after costs.", "equity-linear")
-        + _figure(drawn, "equity_log", "Account and buy-and-hold from the same start, after costs.", "equity-log")
+        + _figure(drawn, "equity", about, "equity-linear")
+        + _figure(drawn, "equity_log", about, "equity-log")
         + "<h3>Drawdown</h3>"
         + _figure(drawn, "drawdown", f"Below the highest equity so far. {thinned}.")
     )
@@ -169,20 +171,27 @@ def _trades(of: Subject, drawn: Embedded) -> str:
 
 
 def _indicator(of: Subject, drawn: Embedded) -> str:
-    if "price" not in drawn.places:
-        return ""
     config = of.run.sets[of.param_id].atc
     limits = f"long above {config.long_threshold:g}, short below {config.short_threshold:g}"
+    sides = _legend([("held long", palette.GAIN), ("held short", palette.LOSS)], box=True)
+    about = f"The final signal; {limits}, where such positions are allowed."
+    if "price" not in drawn.places:
+        asked = _legend([("long asked for", palette.GAIN), ("short asked for", palette.LOSS)], box=True)
+        held = "Shaded where a position is asked for at a close, paler where only in part of a bucket's bars."
+        shown = asked + _figure(drawn, "signal", f"{about} {held}")
+        if "signal" not in drawn.places:
+            shown = '<p class="note">Prices are gone, and the run did not save signals.</p>'
+        return f'<section id="indicator"><h2>Signal and positions</h2>{shown}</section>'
     families = list(zip((family.upper() for family in FAMILIES), palette.FAMILY_COLOURS, strict=True))
     scale = [("-1", palette.DIVERGING[0]), ("0", palette.DIVERGING[3]), ("1", palette.DIVERGING[-1])]
     return (
         '<section id="indicator"><h2>Price, signal and positions</h2>'
-        + _legend([("held long", palette.GAIN), ("held short", palette.LOSS)], box=True)
+        + sides
         + _figure(
             drawn, "price", "Close; shaded where a position is held, paler where only in part of a bucket's bars."
         )
         + "<h3>Signal</h3>"
-        + _figure(drawn, "signal", f"The final signal; {limits}, where such positions are allowed.")
+        + _figure(drawn, "signal", about)
         + "<h3>Exposure</h3>"
         + _figure(drawn, "exposure", "Market value held over equity, negative when short; mean of each bucket.")
         + "<h3>Signals of the six families</h3>"
