@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ try:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
+    from PIL import Image  # matplotlib's own door to PNG
 except ImportError as error:
     raise UnavailableError(
         f"pictures are drawn by matplotlib, which is not installed ({error}): pip install 'atc-backtest[report]'"
     ) from error
+
+PICTURE_BYTES = 200_000
+DOTS = (110, 80, 55)
+"""An inch. At the last ones even noise in 16 colours fits, where a picture is no larger than 10 x 13 inches."""
+COLOURS = (256, 64, 16)
 
 DIVERGING = LinearSegmentedColormap.from_list("atc", palette.DIVERGING)
 
@@ -55,13 +62,31 @@ def _write(subject: Subject, folder: Path) -> Iterator[Path]:
 
 def _saved(path: Path, title: str, figure: Figure) -> Path:
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=12, fontweight="bold")
-    figure.savefig(path, dpi=110)
+    path.write_bytes(_encoded(figure))
     return path
+
+
+def _encoded(figure: Figure) -> bytes:
+    """A PNG of at most `PICTURE_BYTES`, in as many colours and dots as fit.
+
+    Antialiased lines have thousands of colours, which cost three to four times the bytes of the 256 nearest ones.
+    """
+    for dpi in DOTS:
+        figure.dpi = dpi
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        for colours in COLOURS:
+            file = BytesIO()
+            few = drawn.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            few.save(file, format="PNG", optimize=True, dpi=(dpi, dpi))
+            if file.tell() <= PICTURE_BYTES:
+                return file.getvalue()
+    return file.getvalue()
 
 
 def _panels(n: int, height: float, ratios: list[float]) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(10, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(n, 1, sharex=True, gridspec_kw={"height_ratios": ratios}, squeeze=False)[:, 0]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -98,7 +123,6 @@ def _months(series: Series) -> Figure:
     values = np.array([[np.nan if month is None else month for month in year.months] for year in years])
     full = max(float(np.nanquantile(np.abs(values), 0.95)), 1e-9)
     figure = Figure(figsize=(10, 1.2 + 0.27 * len(years)), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.imshow(values, cmap=DIVERGING, vmin=-full, vmax=full, aspect="auto")
     axis.set_xticks(range(12), MONTHS)
@@ -113,7 +137,6 @@ def _months(series: Series) -> Figure:
 
 def _trades(series: Series) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     won = series.trades["pnl"] > 0
     for chosen, colour, marker in ((won, palette.GAIN, "o"), (~won, palette.LOSS, "^")):
