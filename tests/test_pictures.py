@@ -22,7 +22,7 @@ SHORTS = RunConfig(execution=ExecutionConfig(shorts=True))
 
 @pytest.mark.parametrize(("n_bars", "bar_ns"), [(3_000, DAY), (200_000, DAY // 24)], ids=["days", "hours"])
 def test_a_picture_of_a_noisy_account_is_small_and_as_it_was_drawn(tmp_path: Path, n_bars: int, bar_ns: int) -> None:
-    fill_store(tmp_path / "prices.zarr", tick_walk(n_bars, 1)[None], bar_ns=bar_ns)
+    fill_store(tmp_path / "prices.zarr", tick_walk(n_bars, 1)[None], bar_ns=bar_ns, start=5_000 - 473_352)
     run = backtest(tmp_path / "prices.zarr", tmp_path / "run", [SHORTS])
     written = pictures.write_pictures(subject_of(run), tmp_path / "pictures")
     assert [path.name for path in written] == ["equity.png", "months.png", "trades.png", "indicator.png"]

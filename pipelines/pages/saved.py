@@ -15,7 +15,7 @@ from atc_backtest.pipelines.calendar_returns import saved_rows
 from atc_backtest.pipelines.job import PERIODS, SERIES
 from atc_backtest.pipelines.pages.histogram import Distribution, Histogram
 from atc_backtest.pipelines.pages.recomputing import KeptTrades, Series, returns_of, under_water
-from atc_backtest.pipelines.pages.sampling import Sampled, Sampler
+from atc_backtest.pipelines.pages.sampling import NearAndFar, Sampled
 from atc_backtest.pipelines.runs import Run
 
 
@@ -33,24 +33,26 @@ def saved_series(run: Run, row: dict[str, Any]) -> Series:
     """
     mine = (pc.field("symbol") == row["symbol"]) & (pc.field("param_id") == row["param_id"])
     n_bars = row["n_bars"]
-    signals = None
     if "signals" in run.datasets:
         n_bars = run.dataset("signals").count_rows(filter=mine)
-        signals = _signals(run, mine, n_bars)
-    sampled, returns = _equity(run, mine, n_bars, run.sets[row["param_id"]].execution.start_equity)
-    if signals is not None:
-        sampled = replace(signals, lines=sampled.lines | signals.lines)
+    sampled, near, returns = _equity(run, mine, n_bars, run.sets[row["param_id"]].execution.start_equity)
+    if "signals" in run.datasets:
+        far, close = _signals(run, mine, n_bars)
+        sampled = replace(far, lines=sampled.lines | far.lines)
+        near = replace(close, lines=near.lines | close.lines) if near is not None and close is not None else None
     trades = KeptTrades()
     if "trades" in run.datasets:
         for batch in run.dataset("trades").to_batches(filter=mine):
             trades.add(_records(batch))
     periods = saved_rows(run, row["symbol"], row["param_id"]) if PERIODS in run.datasets else []
-    return Series(sampled, periods, trades.kept(), trades.n, trades.step, returns, row)
+    return Series(sampled, near, periods, trades.kept(), trades.n, trades.step, returns, row)
 
 
-def _equity(run: Run, mine: pc.Expression, n_bars: int, start: float) -> tuple[Sampled, Distribution | None]:
-    """Lines of equity and drawdown, empty where they were not saved, and how returns are distributed."""
-    sampler, histogram, last, peak = Sampler(n_bars, ("equity", "drawdown"), ()), Histogram(), start, start
+def _equity(
+    run: Run, mine: pc.Expression, n_bars: int, start: float
+) -> tuple[Sampled, Sampled | None, Distribution | None]:
+    """Lines of equity and drawdown, far and near, empty where not saved, and how returns are distributed."""
+    sampler, histogram, last, peak = NearAndFar(n_bars, ("equity", "drawdown"), ()), Histogram(), start, start
     if "equity" in run.datasets:
         for batch in run.dataset("equity").to_batches(filter=mine, columns=["ts", "equity"]):
             equity = batch["equity"].to_numpy()
@@ -58,12 +60,12 @@ def _equity(run: Run, mine: pc.Expression, n_bars: int, start: float) -> tuple[S
             sampler.add(batch["ts"].cast(pa.int64()).to_numpy(), np.stack([equity, drawdown]))
             returns, last = returns_of(equity, last)
             histogram.add(returns)
-    return sampler.finish(), histogram.finish()
+    return *sampler.finish(), histogram.finish()
 
 
-def _signals(run: Run, mine: pc.Expression, n_bars: int) -> Sampled:
+def _signals(run: Run, mine: pc.Expression, n_bars: int) -> tuple[Sampled, Sampled | None]:
     """The signal as a line; the shares of bars at whose close the target is long, and short, as means."""
-    sampler = Sampler(n_bars, ("signal",), ("long", "short"))
+    sampler = NearAndFar(n_bars, ("signal",), ("long", "short"))
     for batch in run.dataset("signals").to_batches(filter=mine, columns=["ts", "signal", "position"]):
         signal, position = (batch[name].to_numpy(zero_copy_only=False) for name in ("signal", "position"))
         sampler.add(batch["ts"].cast(pa.int64()).to_numpy(), np.stack([signal, position > 0, position < 0]))

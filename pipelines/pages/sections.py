@@ -16,6 +16,7 @@ from atc_backtest.pipelines.pages.sampling import METHOD
 from atc_backtest.pipelines.pages.saved import not_saved
 from atc_backtest.pipelines.pages.subject import Subject
 from atc_backtest.pipelines.pages.tables import ROWS, figures_table, heat_map, months_table, said
+from atc_backtest.pipelines.pages.zooming import Detail
 
 LISTED = 40
 """Entries of a list of the manifest that the page shows."""
@@ -69,7 +70,7 @@ def warnings(subject: Subject) -> str:
     return f'<section class="warnings" aria-labelledby="w">{title}<ul>{items}</ul></section>\n'
 
 
-def subject(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
+def subject(of: Subject, drawn: Embedded, rolling: Rolling | None, near: Detail | None) -> str:
     """One symbol and set: figures, equity, returns, trades, and what the indicator saw."""
     where = f"Set {of.param_id} of {len(of.run.sets):,}:" if len(of.run.sets) > 1 else ""
     settings = "".join(
@@ -82,7 +83,7 @@ def subject(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
     return (
         f'<section id="subject"><h2>{escape(of.symbol)}</h2>'
         f'<p class="soft">{where}{settings} {span}. Chosen by {chosen}.</p>'
-        f"{_cards(of)}{_equity(of, drawn)}</section>"
+        f"{_cards(of)}{_equity(of, drawn, near)}</section>"
         f"{_returns(of, drawn, rolling)}{_trades(of, drawn)}{_indicator(of, drawn)}"
     )
 
@@ -110,12 +111,15 @@ def _figure(drawn: Embedded, name: str, caption: str, identity: str = "") -> str
     return f"<figure{mark}>{drawn.places[name]}<figcaption>{caption}</figcaption></figure>"
 
 
-def _equity(of: Subject, drawn: Embedded) -> str:
+def _equity(of: Subject, drawn: Embedded, near: Detail | None) -> str:
     if not of.series.sampled.lines["equity"].ts.size:
         return '<p class="note">No evaluated bar, or the run did not save equity: nothing to draw.</p>'
     both = "hold" in of.series.sampled.lines
     width = of.series.sampled.width
-    thinned = f"Every chart shows buckets of {width:,} bars: {METHOD}" if width > 1 else "Every bar is drawn"
+    thinned = "Every bar is drawn"
+    if near is not None:
+        back = "all bars come back" if near.width == 1 else f"they come down to {near.width:,} bars"
+        thinned = f"Every chart shows buckets of {width:,} bars: {METHOD}; as you zoom in, {back}"
     names = [("account", palette.STRATEGY)] + ([("buy and hold", palette.HOLD)] if both else [])
     about = "Account and buy-and-hold from the same start, after costs." if both else "Account, after costs."
     return (
