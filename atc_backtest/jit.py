@@ -36,7 +36,8 @@ def compiled(
     `sources`: modules, besides its own, whose functions are compiled in. `allocates` False: it makes no
     arrays, and so none is reference-counted, which costs time in loops. Cached on disk beside the function's
     file or, where that cannot be written, in the user's cache folder (or `NUMBA_CACHE_DIR`); where none can
-    be, compiled in every process. Divisions by zero follow IEEE. What has to be compiled is logged as information.
+    be, or its disk is full, compiled in every process. Divisions by zero follow IEEE. What has to be compiled is
+    logged as information.
     """
     import numba
 
@@ -49,11 +50,15 @@ def compiled(
             raise
         return _with(numba.njit(**options)(function), signatures)  # no writable folder for the cache
     folder = Path(made.stats.cache_path)
-    with _locked(folder):
-        named = function.__qualname__.rpartition(".")[2]
-        if not any(folder.glob(f"*{named}-*.nbi")):
-            logger.info("compiling %s, once on this machine: some seconds", named.partition(MARK)[0])
-        return _with(made, signatures)
+    named = function.__qualname__.rpartition(".")[2]
+    try:
+        with _locked(folder):
+            if not any(folder.glob(f"*{named}-*.nbi")):
+                logger.info("compiling %s, once on this machine: some seconds", named.partition(MARK)[0])
+            return _with(made, signatures)
+    except OSError as error:
+        logger.warning("%s is compiled in every process, for it cannot be kept: %s", named.partition(MARK)[0], error)
+        return _with(numba.njit(**options)(function), signatures)
 
 
 class CompiledWhenCalled:

@@ -24,7 +24,7 @@ from atc_backtest.metrics import bars_per_year
 from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.cluster import Setup
-from atc_backtest.pipelines.commits import SetAside, set_aside
+from atc_backtest.pipelines.commits import SetAside, say_unnamed, set_aside
 from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
 from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.guards import ledger
@@ -200,9 +200,11 @@ def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
     work = partial(_run_at, JobPlace.of(run, job))
     with executor_of(job, options, partial(task_name, job, "backtest")) as executor:
         progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
+        unnamed: Sequence[SetAside] = ()
         for outcome in executor.run(work, todo, progress.advanced, options.retries):
             if isinstance(outcome, Failed):
-                _set_aside(job, outcome)
+                unnamed = set_aside(job.run, [*unnamed, _failure(job, outcome)])
+        say_unnamed(job.run, set_aside(job.run, unnamed))
         if options.keep:
             progress.kept(run)
     remove_leftovers(run)
@@ -235,11 +237,10 @@ def _run_at(place: JobPlace, partition: Partition, tick: Tick) -> PartSummary:
     return run_partition(job_at(place), partition, tick)
 
 
-def _set_aside(job: Job, failed: Failed[Partition]) -> None:
+def _failure(job: Job, failed: Failed[Partition]) -> SetAside:
     partition = failed.item
     names = tuple(job.symbols[symbol] for symbol in partition.symbols)
-    failure = SetAside(partition.index, names, partition.sets, failed.error, failed.traceback, failed.attempts)
-    set_aside(job.run, failure)
+    return SetAside(partition.index, names, partition.sets, failed.error, failed.traceback, failed.attempts)
 
 
 def _basis(run: RunConfig, info: StoreInfo) -> Basis:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from atc_backtest.errors import StoreError, UnavailableError
 from atc_backtest.pipelines.executors import (
@@ -42,6 +44,14 @@ PATIENCE_S = 60.0
 """Seconds that a cluster may be without any worker."""
 NAMED = 5
 """Unfit workers that an error names."""
+EVERYTHING = "all"
+"""Dask's topic of what happens to workers."""
+EARLY_S = 5.0
+"""Seconds within which a worker that lacks this package has joined, been given an item and ended."""
+LEFT_AT_ONCE = (
+    "the worker %s joined and ended by itself %.1f s later, when it was given work: where its log says No module named "
+    "..., install there what is installed here, atc-backtest first. Others of its host are not named."
+)
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,41 @@ class Cluster:
         live = _Live(tick)
         pool = _ClusterPool(self._client, self._setup, self._needs, live)
         self._client.subscribe_topic(TOPIC, live.heard)
+        if self._needs is not None:
+            self._client.subscribe_topic(EVERYTHING, _Newcomers().heard)
         try:
             with _reporting(self._client, self._setup.report):
                 yield from drive(pool, function, items, retries)
         finally:
             pool.leave()
+
+
+class _Newcomers:
+    """Warns of workers that join during a run and end when they are given their first item, once for each host.
+
+    One without this package cannot read the item, and ends itself before it could tell: all that is seen from here
+    is that it came and went, with the item still to do.
+    """
+
+    def __init__(self) -> None:
+        self._joined: dict[str, float] = {}
+        self._hosts: set[str | None] = set()
+
+    def heard(self, event: tuple[float, Any]) -> None:
+        """An event of Dask's scheduler: when, and what."""
+        when, what = event
+        if not isinstance(what, dict):
+            return
+        address = str(what.get("worker"))
+        if what.get("action") == "add-worker":
+            self._joined[address] = when
+        elif what.get("action") == "remove-worker":
+            stayed = when - self._joined.pop(address, -math.inf)
+            host = urlsplit(address).hostname
+            if stayed <= EARLY_S and what.get("processing-tasks") and not what.get("expected"):
+                if host not in self._hosts:
+                    logger.warning(LEFT_AT_ONCE, address, stayed)
+                self._hosts.add(host)
 
 
 class _Live:
@@ -259,6 +299,8 @@ class _ClusterPool:
         """Nobody waits for the rest, nor listens."""
         with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
             self._client.unsubscribe_topic(TOPIC)
+            if self._needs is not None:
+                self._client.unsubscribe_topic(EVERYTHING)
             self._client.cancel(list(self._pending), force=True)
 
 
@@ -274,7 +316,7 @@ def slots_of(client: Any, resources: tuple[tuple[str, float], ...]) -> dict[str,
 
 @contextlib.contextmanager
 def _reporting(client: Any, path: Path | None) -> Iterator[None]:
-    """Dask's performance report of the block at `path`, when the block ends well."""
+    """Dask's performance report of the block at `path`, when that ends well; a warning where it cannot be written."""
     if path is None:
         yield
         return
@@ -286,6 +328,8 @@ def _reporting(client: Any, path: Path | None) -> Iterator[None]:
     try:
         report.__exit__(None, None, None)
         hidden.replace(path)
+    except OSError as error:  # the run is as good without
+        logger.warning("warning: Dask's report cannot be written to %s: %s.", path, error)
     finally:
         hidden.unlink(missing_ok=True)
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ from atc_backtest.pipelines.hashing import Content
 
 COMMITS = "commits"
 FAILED = "failed"
+
+TOLD = 5
+"""Failures that a warning tells of where they cannot be written down."""
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,26 @@ def records(run: Path) -> Iterator[tuple[int, dict[str, PartRecord]]]:
         yield index, read_record(run, index)
 
 
-def set_aside(run: Path, failure: SetAside) -> None:
-    """Name a partition that failed for good."""
-    write_json(run / FAILED / f"part-{failure.partition:05d}.json", asdict(failure))
+def set_aside(run: Path, failures: Sequence[SetAside]) -> Sequence[SetAside]:
+    """Name partitions that failed for good, in order; those come back that there is no room to name now."""
+    for at, failure in enumerate(failures):
+        try:
+            write_json(run / FAILED / f"part-{failure.partition:05d}.json", asdict(failure))
+        except StoreError:
+            return failures[at:]
+    return ()
+
+
+def say_unnamed(run: Path, failures: Sequence[SetAside]) -> None:
+    """Warn of partitions that failed on a disk so full that not even that could be written there."""
+    for failure in failures[:TOLD]:
+        LOG.warning("warning: partition %d failed: %s", failure.partition, failure.error)
+    if failures:
+        LOG.warning(
+            "warning: %d that failed cannot be named in %s: make room there, and --resume computes them.",
+            len(failures),
+            run / FAILED,
+        )
 
 
 def read_set_aside(run: Path) -> tuple[SetAside, ...]:

@@ -6,13 +6,12 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from atc_backtest.errors import ConfigError, StoreError, UnavailableError
 from atc_backtest.pipelines.cluster import Cluster, Setup, import_dask, slots_of
 from atc_backtest.pipelines.executors import Executor
+from atc_backtest.pipelines.scratch import PROBE, scratch
 from atc_backtest.pipelines.workers import (
     MESSAGES,
     PACKAGES,
@@ -134,9 +133,9 @@ def _check_versions(client: Any, setup: Setup) -> None:
 def _check_workers(client: Any, needs: Needs) -> None:
     """Whether every worker has and sees what the job needs, before any work starts."""
     try:
-        with TemporaryDirectory(prefix=".probe-", dir=needs.place.run) as folder:
-            answers = client.run(inspect, needs, Path(folder), on_error="return")
-            arrived = {path.name for path in Path(folder).iterdir()}
+        with scratch(needs.place.run, PROBE) as folder:
+            answers = client.run(inspect, needs, folder, on_error="return")
+            arrived = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise StoreError(f"cannot write into the run's folder {needs.place.run}: {error}.") from error
     there = client.nthreads()

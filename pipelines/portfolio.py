@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -42,6 +41,7 @@ from atc_backtest.pipelines.commits import write_json
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.parts import TS
 from atc_backtest.pipelines.runs import Run, job_of, prices_of
+from atc_backtest.pipelines.scratch import PORTFOLIO, scratch
 from atc_backtest.pipelines.summing import summed
 from atc_backtest.pipelines.weighing import Weights, weigh
 from atc_backtest.weights import Weighting
@@ -216,8 +216,8 @@ def _written(found: Portfolio) -> Portfolio:
             "weight": weights.weights[rows, intervals],
         }
     )
-    with TemporaryDirectory(prefix=".portfolio-", dir=parent) as folder:
-        made = Path(folder) / "made"
+    with scratch(parent, PORTFOLIO) as folder:
+        made = folder / "made"
         made.mkdir()
         pq.write_table(found.series, made / "series.parquet", compression="zstd")
         pq.write_table(table, made / "weights.parquet", compression="zstd")

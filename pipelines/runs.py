@@ -28,6 +28,7 @@ from atc_backtest.pipelines.hashing import Content, run_hash
 from atc_backtest.pipelines.job import METRICS, PERIODS, SERIES, Job
 from atc_backtest.pipelines.parts import schema_of
 from atc_backtest.pipelines.plan import Partition, Plan
+from atc_backtest.pipelines.scratch import remove_abandoned
 from atc_backtest.stores.lock import locked
 from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.zarr_store import ZarrStore
@@ -97,6 +98,8 @@ def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], ov
     try:
         job.run.mkdir(parents=True, exist_ok=True)
         _write_manifest(job, versions, bases)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"cannot create the run {job.run}: {error}.") from error
 
@@ -333,9 +336,7 @@ def remove_leftovers(run: Run) -> None:
 def discard_unfinished(run: Run) -> None:
     """`remove_leftovers`, and forget what failed: it is tried again."""
     remove_leftovers(run)
-    for pattern in (".verify-*", ".portfolio-*"):
-        for folder in run.path.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned(run.path)
     commits.forget_set_aside(run.path, (failure.partition for failure in run.set_aside))
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.plan import Partition, chunk_blocks, format_bytes
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
+from atc_backtest.pipelines.scratch import PORTFOLIO, scratch
 from atc_backtest.pipelines.stream import EXPOSURE, Stream
 from atc_backtest.pipelines.weighing import Weights
 
@@ -64,11 +64,11 @@ def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Ca
     def named(task: _Task) -> str:
         return task_name(job, "portfolio", task.partition)
 
-    with TemporaryDirectory(prefix=".portfolio-", dir=run.path) as folder, executor_of(job, options, named) as executor:
+    with scratch(run.path, PORTFOLIO) as folder, executor_of(job, options, named) as executor:
         tasks = [
             _Task(
                 Partition(index, block, (param_id, param_id + 1)),
-                Path(folder) / f"{index}.npy",
+                folder / f"{index}.npy",
                 weights.starts,
                 weights.weights[[place[symbol] for symbol in block]],
             )

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
+from atc_backtest.pipelines.scratch import VERIFY, scratch
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def _verified(place: JobPlace, check: _Check, tick: Tick) -> tuple[Finding, ...]
         except (DataError, OSError, pa.ArrowException) as error:
             findings.append(Finding(index, dataset, str(error), part.file))
     for partition in check.recompute:
-        with TemporaryDirectory(prefix=".verify-", dir=job.run) as folder:
-            again = replace(job, run=Path(folder))
+        with scratch(job.run, VERIFY) as folder:
+            again = replace(job, run=folder)
             run_partition(again, partition, tick)
             for dataset, stored in sound.items():
                 findings += _compared(job, again, partition, dataset, record[dataset], stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusters import ROOT, scheduler, wait_until, worker
+from clusters import PATIENCE_S, ROOT, dask_process, scheduler, wait_until, worker
 from dask.utils import key_split
 from filling import fill_store
 from prices import tick_walk
@@ -264,19 +265,8 @@ def test_items_go_where_their_resources_are(address: str, tmp_path: Path) -> Non
 
 @slow
 def test_an_unfit_worker_that_joins_later_is_given_nothing(
-    needs: Needs,
-    address: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    needs: Needs, address: str, tmp_path: Path, warned: list[str]
 ) -> None:
-    warned: list[str] = []
-
-    class ToList(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            warned.append(record.getMessage())
-
-    monkeypatch.setattr(cluster.logger, "handlers", [ToList(logging.WARNING)])
-
     def items() -> Iterator[int]:
         """Until it was given some, and ten more."""
         yield from takewhile(lambda number: not warned, range(300))
@@ -293,6 +283,58 @@ def test_an_unfit_worker_that_joins_later_is_given_nothing(
     (warning,) = warned
     assert warning.startswith("the worker tcp://127.0.0.1:")
     assert warning.endswith("It is given no work.")
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the client is warned of."""
+    said: list[str] = []
+
+    class ToList(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    monkeypatch.setattr(cluster.logger, "handlers", [ToList(logging.WARNING)])
+    return said
+
+
+def test_workers_that_leave_as_soon_as_they_have_work_are_told_of_once_a_host(warned: list[str]) -> None:
+    newcomers, left = cluster._Newcomers(), {"action": "remove-worker", "expected": False, "processing-tasks": {"one"}}
+    newcomers.heard((0.0, "somebody's own event"))
+    newcomers.heard((0.0, {"action": "gather", "count": 1}))
+    newcomers.heard((1.0, left | {"worker": "tcp://10.0.0.1:1"}))  # it was there before the run
+    for port, stayed, how in ((2, 60.0, {}), (3, 0.1, {"expected": True}), (4, 0.1, {"processing-tasks": set()})):
+        newcomers.heard((10.0, {"action": "add-worker", "worker": f"tcp://10.0.0.1:{port}"}))
+        newcomers.heard((10.0 + stayed, left | how | {"worker": f"tcp://10.0.0.1:{port}"}))
+    assert warned == []
+    for address in ("tcp://10.0.0.1:5", "tcp://10.0.0.1:6", "tcp://[fe80::1]:5"):
+        newcomers.heard((20.0, {"action": "add-worker", "worker": address}))
+        newcomers.heard((20.2, left | {"worker": address}))
+    first, second = warned
+    assert first.startswith(
+        "the worker tcp://10.0.0.1:5 joined and ended by itself 0.2 s later, when it was given work"
+    )
+    assert "atc-backtest first" in first
+    assert second.startswith("the worker tcp://[fe80::1]:5 joined")
+
+
+@slow
+def test_a_worker_that_joins_later_without_the_package_is_told_of(
+    needs: Needs, address: str, tmp_path: Path, warned: list[str]
+) -> None:
+    def items() -> Iterator[int]:
+        yield from takewhile(lambda number: not warned, range(300))
+        yield from range(1000, 1010)
+
+    bare = ("worker", address, "--nworkers", 2, "--nthreads", 1, "--no-dashboard", "--death-timeout", PATIENCE_S)
+    with worker(address, tmp_path / "good"), existing_cluster(address, Setup(), needs) as executor:
+        outcomes = executor.run(_where, items(), lambda bars: None, retries=3)
+        first = next(outcomes)
+        with dask_process(tmp_path / "bare", *bare, env=_without_us(tmp_path / "blocked")):
+            rest = list(outcomes)
+    assert all(isinstance(one, Done) for one in (first, *rest))
+    (warning,) = warned
+    assert re.match(r"the worker tcp://127\.0\.0\.1:\d+ joined and ended by itself", warning)
 
 
 @slow

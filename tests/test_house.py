@@ -72,6 +72,7 @@ DOORS = {
     "aiohttp": ("atc_backtest.stores.fetch.download",),
     "yarl": ("atc_backtest.stores.fetch.download",),
     "ccxt": ("atc_backtest.stores.fetch.exchange",),
+    "PIL": ("atc_backtest.pipelines.pages.pictures",),
     "matplotlib": ("atc_backtest.api", "atc_backtest.pipelines.pages.pictures"),
     "pandas": ("atc_backtest.api.results",),
 }

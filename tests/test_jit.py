@@ -58,6 +58,17 @@ def test_of_many_processes_one_compiles_and_all_compute_the_same(tmp_path: Path)
     assert outcome(start(tmp_path)) == ("6.0", 0)
 
 
+def test_a_full_disk_costs_the_cache_and_nothing_else(tmp_path: Path) -> None:
+    full = "import errno, os\nfrom numba.core.caching import IndexDataCacheFile\ndef save(*args):\n"
+    full += "    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\nIndexDataCacheFile.save = save\n"
+    (tmp_path / "parts.py").write_text(PARTS.format(step=1.0))
+    (tmp_path / "entry.py").write_text(full + ENTRY)
+    process = start(tmp_path)
+    out, said = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "6.0\n"), said
+    assert "three_times is compiled in every process, for it cannot be kept: [Errno 28] No space left" in said
+
+
 def test_another_source_that_is_compiled_in_is_never_taken_from_the_cache(tmp_path: Path) -> None:
     """Numba by itself looks at the function's own file only."""
     (tmp_path / "entry.py").write_text(ENTRY)

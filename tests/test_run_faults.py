@@ -232,66 +232,6 @@ def test_ctrl_c_on_a_local_cluster_leaves_no_process_and_is_resumed(tmp_path: Pa
     assert verify(run, sample=0.1).ok
 
 
-def mounted(folder: Path, size: str) -> None:
-    """A small file system at `folder`. Skips, and says why, where nobody may mount one."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here ({done.stderr.strip()}): needs root")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of a megabyte."""
-    mounted(tmp_path / "disk", "1m")
-    yield tmp_path / "disk"
-    subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
-
-
-def fill_up(disk: Path, leave: int) -> Path:
-    """A file that leaves so many bytes of the disk."""
-    rest = disk / "rest"
-    rest.write_bytes(bytes(shutil.disk_usage(disk).free - leave))
-    return rest
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_disk_that_stays_full_ends_the_run_which_is_resumed_when_there_is_room(
-    store: Path, tmp_path: Path, small_disk: Path, seed: int
-) -> None:
-    whole = backtest(store, tmp_path / "whole", [RUN], Options(save=("trades",)))
-    rest = fill_up(small_disk, int(np.random.default_rng(seed).integers(24_000, 100_000)))
-    command = ("backtest", store, "--out", small_disk / "run", "--save", "trades", "--threads", 1 + seed % 2)
-    done = atc(*command, "--retries", 0)
-    assert done.exit_code in (3, 4), done.output
-    assert "No space left on device" in done.stderr
-    assert len(open_run(small_disk / "run").done) < 3
-    rest.unlink()
-    assert atc(*command, "--resume").exit_code == 0
-    run = open_run(small_disk / "run")
-    assert (run.state, run.content_hash()) == ("complete", whole.content_hash())
-    assert verify(run).ok
-    assert not list(run.path.rglob("*.tmp"))
-
-
-def test_a_disk_that_is_full_for_a_while_is_waited_for(store: Path, tmp_path: Path, small_disk: Path) -> None:
-    whole = backtest(store, tmp_path / "whole", [RUN], Options(save=("trades",)))
-    rest = fill_up(small_disk, 40_000)
-    timer = threading.Timer(1.0, rest.unlink)
-    timer.start()
-    done = atc("backtest", store, "--out", small_disk / "run", "--save", "trades", "--threads", 2, "--retries", 4)
-    assert done.exit_code == 0, done.stderr
-    timer.join()
-    run = open_run(small_disk / "run")
-    assert (run.state, run.content_hash()) == ("complete", whole.content_hash())
-    assert verify(run).ok
-
-
 DIES = """
 import os, signal, sys
 from atc_backtest.pipelines import costs, parts

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 def show_pages(subject: Subject, written: Sequence[Path], as_json: bool) -> None:
     """The subject, its equity and drawdown in a line each, and the files."""
+    from atc_backtest.pipelines.pages.saved import not_saved
+
     if as_json:
         facts = {"symbol": subject.symbol, "param_id": subject.param_id, "gone": subject.gone}
         print_json(facts | {"files": [str(path) for path in written]})
@@ -31,6 +33,6 @@ def show_pages(subject: Subject, written: Sequence[Path], as_json: bool) -> None
         if line:
             print(f"{name:9} {line}")
     if subject.gone is not None:
-        print(f"warning   prices are gone, drawn is what the run saved: {subject.gone}")
+        print(f"warning   prices are gone, drawn is what the run saved, {not_saved(subject.run)}: {subject.gone}")
     for path in written:
         print(f"written   {path} ({count(path.stat().st_size)}B)")

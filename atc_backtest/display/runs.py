@@ -82,10 +82,8 @@ def show_missing(run: Run) -> None:
         print(f"  {described(failure)}: {failure.error}", file=sys.stderr)
     if len(failures) > NAMED:
         print(f"  and {len(failures) - NAMED} more: see {run.path / 'failed'}", file=sys.stderr)
-    print(
-        f"Tracebacks are in {run.path / 'failed'}. The same command with --resume tries what is missing again.",
-        file=sys.stderr,
-    )
+    tracebacks = f"Tracebacks are in {run.path / 'failed'}. " if failures else ""
+    print(f"{tracebacks}The same command with --resume tries what is missing again.", file=sys.stderr)
 
 
 def described(failure: SetAside) -> str:

@@ -1,6 +1,8 @@
 """The interactive charts, drawn by Bokeh; the one module that knows it.
 
 Charts hold numbers and words of ours, never a name out of the data: names stand in the page, where they are escaped.
+Sources that `zooming` draws anew say by their tags what they are of: `line` and its name, or what becomes of means that
+are not defined, `shade` (they are 0), `drop` or `keep`.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Charts:
 
     def __init__(self, start: int, end: int) -> None:
         first, last = start / 1e6, max(end, start + 1) / 1e6
-        self._span = Range1d(start=first, end=last, bounds=(first, last))
+        self._span = Range1d(start=first, end=last, bounds=(first, last), name="time")
+        self._sources: dict[tuple[str, bool], Any] = {}
         self.found: dict[str, Any] = {}
 
     def _timed(self, name: str, height: int, form: str, **options: Any) -> Any:
@@ -73,8 +76,9 @@ class Charts:
             plot = self._timed(name, 320, MONEY, y_axis_type=scale)
             self._pair(plot, lines, ("hold", "equity"), MONEY, positive=scale == "log")
         plot = self._timed("drawdown", 190, PERCENT)
-        account = lines["drawdown"]
-        plot.varea(x=milliseconds(account.ts), y1=0, y2=account.values, fill_color=palette.STRATEGY, fill_alpha=0.18)
+        plot.varea(
+            x="x", y1=0, y2="y", source=self._source(lines, "drawdown"), fill_color=palette.STRATEGY, fill_alpha=0.18
+        )
         self._pair(plot, lines, ("hold_drawdown", "drawdown"), PERCENT)
 
     def _pair(
@@ -83,33 +87,43 @@ class Charts:
         for name, colour, width in zip(names, (palette.HOLD, palette.STRATEGY), (1.2, 1.6), strict=True):
             if name not in lines:
                 continue
-            kept = lines[name].values > 0 if positive else slice(None)
-            drawn = _line(plot, Line(lines[name].ts[kept], lines[name].values[kept]), colour, width)
+            drawn = _line(plot, self._source(lines, name, positive), colour, width)
             if name == names[1]:
                 _hover(plot, drawn, [("time", "@x{%F %H:%M}"), ("value", f"@y{{{form}}}")], line=True)
 
+    def _source(self, lines: dict[str, Line], name: str, positive: bool = False) -> Any:
+        """The points of a line, all or those above 0, once for all charts that show them."""
+        line = lines[name]
+        positive = positive and bool((line.values <= 0).any())
+        if (name, positive) not in self._sources:
+            kept = line.values > 0 if positive else slice(None)
+            some = Line(line.ts[kept], line.values[kept])
+            self._sources[name, positive] = _source(some, name, "positive" if positive else "all")
+        return self._sources[name, positive]
+
     def price(self, sampled: Sampled) -> None:
-        """The close, by its logarithm where it grew tenfold, over the sides that were held; the signal below."""
+        """The close, by its logarithm where it grew tenfold, over the sides that were held."""
         close = sampled.lines["close"].values
         scale = "log" if close.size and close.max() > 10 * close.min() else "linear"
         plot = self._timed("price", 300, "0,0.[0000]", y_axis_type=scale)
-        source = _buckets(sampled, ("long", "short"))
-        for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
-            plot.vstrip(x0="left", x1="right", source=source, fill_color=colour, fill_alpha=side, line_width=0)
-        drawn = _line(plot, sampled.lines["close"], palette.STRATEGY, 1.3)
+        _sides(plot, sampled)
+        drawn = _line(plot, self._source(sampled.lines, "close"), palette.STRATEGY, 1.3)
         _hover(plot, drawn, [("time", "@x{%F %H:%M}"), ("close", "@y{0,0.[0000]}")], line=True)
+
+    def signal(self, sampled: Sampled) -> None:
+        """The final signal; without a close, over the sides that were asked for."""
         plot = self._timed("signal", 170, RATIO)
-        _line(plot, sampled.lines["signal"], palette.SIGNAL, 1.1)
+        if "close" not in sampled.lines:
+            _sides(plot, sampled)
+        _line(plot, self._source(sampled.lines, "signal"), palette.SIGNAL, 1.1)
         _zero(plot)
 
     def exposure(self, sampled: Sampled) -> None:
         """Market value held over equity, the mean of each bucket."""
         plot = self._timed("exposure", 170, PERCENT)
-        values = sampled.means["exposure"]
-        defined = ~np.isnan(values)
-        source = ColumnDataSource({"x": milliseconds(sampled.starts[defined]), "y": values[defined]})
+        source = _defined(sampled, ["exposure"])
         plot.varea_step(
-            x="x", y1=0, y2="y", source=source, fill_color=palette.STRATEGY, fill_alpha=0.55, step_mode="after"
+            x="x", y1=0, y2="exposure", source=source, fill_color=palette.STRATEGY, fill_alpha=0.55, step_mode="after"
         )
         _zero(plot)
 
@@ -134,15 +148,14 @@ class Charts:
         plot.yaxis.major_label_overrides = {at + 0.5: name.upper() for at, name in enumerate(reversed(FAMILIES))}
         plot.ygrid.visible = False
         plot = self._timed("weights", 220, "0%", y_range=Range1d(start=0, end=1))
-        defined = ~np.isnan(sampled.means["weight_ema"])
-        columns = {family: sampled.means[f"weight_{family}"][defined] for family in FAMILIES}
-        stacked = ColumnDataSource({"x": milliseconds(sampled.starts[defined])} | columns)
-        plot.varea_stack(list(FAMILIES), x="x", source=stacked, color=list(palette.FAMILY_COLOURS), fill_alpha=0.85)
+        weights = [f"weight_{family}" for family in FAMILIES]
+        stacked = _defined(sampled, weights)
+        plot.varea_stack(weights, x="x", source=stacked, color=list(palette.FAMILY_COLOURS), fill_alpha=0.85)
 
     def rolling(self, line: Line) -> None:
         """The rolling Sharpe ratio."""
         plot = self._timed("rolling", 260, RATIO)
-        drawn = _line(plot, line, palette.STRATEGY, 1.6)
+        drawn = _line(plot, _source(line), palette.STRATEGY, 1.6)
         _hover(plot, drawn, [("until", "@x{%F}"), ("Sharpe", "@y{0.00}")], line=True)
         _zero(plot)
 
@@ -153,10 +166,12 @@ def series_charts(series: Series) -> Charts:
     start = int(sampled.starts[0]) if sampled.starts.size else sampled.end
     charts = Charts(start, sampled.end)
     charts.equity(sampled.lines)
-    if sampled.means:
+    if "close" in sampled.lines:
         charts.price(sampled)
         charts.exposure(sampled)
         charts.layers(sampled)
+    if "signal" in sampled.lines:
+        charts.signal(sampled)
     if series.trades.size:
         charts.found |= trade_charts(series.trades)
     if series.returns:
@@ -239,8 +254,13 @@ def _plot(height: int, **options: Any) -> Any:
     return plot
 
 
-def _line(plot: Any, line: Line, colour: str, width: float) -> Any:
-    source = ColumnDataSource({"x": milliseconds(line.ts), "y": line.values})
+def _source(line: Line, *tags: str) -> Any:
+    """A line's points; `tags`: its name and which of its points, where zooming brings more of them."""
+    columns = {"x": milliseconds(line.ts), "y": line.values}
+    return ColumnDataSource(columns, tags=["line", *tags] if tags else [])
+
+
+def _line(plot: Any, source: Any, colour: str, width: float) -> Any:
     return plot.line("x", "y", source=source, line_color=colour, line_width=width)
 
 
@@ -250,7 +270,22 @@ def _buckets(sampled: Sampled, names: tuple[str, ...], shade: float = 0.3) -> An
     columns = {name: sampled.means[name] * shade for name in names}
     if shade < 1:
         columns = {name: np.nan_to_num(values) for name, values in columns.items()}
-    return ColumnDataSource({"left": edges[:-1], "right": edges[1:]} | columns)
+    tags = ["shade", shade] if shade < 1 else ["keep"]
+    return ColumnDataSource({"left": edges[:-1], "right": edges[1:]} | columns, tags=tags)
+
+
+def _defined(sampled: Sampled, names: list[str]) -> Any:
+    """Means as columns of one source with the times at which their buckets begin, where they are defined."""
+    defined = ~np.isnan(sampled.means[names[0]])
+    columns = {name: sampled.means[name][defined] for name in names}
+    return ColumnDataSource({"x": milliseconds(sampled.starts[defined])} | columns, tags=["drop"])
+
+
+def _sides(plot: Any, sampled: Sampled) -> None:
+    """Buckets shaded by the share of their bars in which a side is held, or asked for."""
+    source = _buckets(sampled, ("long", "short"))
+    for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
+        plot.vstrip(x0="left", x1="right", source=source, fill_color=colour, fill_alpha=side, line_width=0)
 
 
 def _zero(plot: Any) -> None:

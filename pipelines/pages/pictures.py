@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,16 @@ try:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
+    from PIL import Image  # matplotlib's own door to PNG
 except ImportError as error:
     raise UnavailableError(
         f"pictures are drawn by matplotlib, which is not installed ({error}): pip install 'atc-backtest[report]'"
     ) from error
+
+PICTURE_BYTES = 200_000
+DOTS = (110, 80, 55)
+"""An inch. At the last ones even noise in 16 colours fits, where a picture is no larger than 10 x 13 inches."""
+COLOURS = (256, 64, 16)
 
 DIVERGING = LinearSegmentedColormap.from_list("atc", palette.DIVERGING)
 
@@ -48,19 +55,38 @@ def _write(subject: Subject, folder: Path) -> Iterator[Path]:
         yield _saved(folder / "months.png", title, _months(series))
     if series.trades.size:
         yield _saved(folder / "trades.png", title, _trades(series))
-    if series.sampled.means:
-        yield _saved(folder / "indicator.png", title, _indicator(series.sampled))
+    if "signal" in series.sampled.lines:
+        drawn = _indicator if "close" in series.sampled.lines else _signal_alone
+        yield _saved(folder / "indicator.png", title, drawn(series.sampled))
 
 
 def _saved(path: Path, title: str, figure: Figure) -> Path:
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=12, fontweight="bold")
-    figure.savefig(path, dpi=110)
+    path.write_bytes(_encoded(figure))
     return path
+
+
+def _encoded(figure: Figure) -> bytes:
+    """A PNG of at most `PICTURE_BYTES`, in as many colours and dots as fit.
+
+    Antialiased lines have thousands of colours, which cost three to four times the bytes of the 256 nearest ones.
+    """
+    for dpi in DOTS:
+        figure.dpi = dpi
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        for colours in COLOURS:
+            file = BytesIO()
+            few = drawn.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            few.save(file, format="PNG", optimize=True, dpi=(dpi, dpi))
+            if file.tell() <= PICTURE_BYTES:
+                return file.getvalue()
+    return file.getvalue()
 
 
 def _panels(n: int, height: float, ratios: list[float]) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(10, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(n, 1, sharex=True, gridspec_kw={"height_ratios": ratios}, squeeze=False)[:, 0]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -97,7 +123,6 @@ def _months(series: Series) -> Figure:
     values = np.array([[np.nan if month is None else month for month in year.months] for year in years])
     full = max(float(np.nanquantile(np.abs(values), 0.95)), 1e-9)
     figure = Figure(figsize=(10, 1.2 + 0.27 * len(years)), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.imshow(values, cmap=DIVERGING, vmin=-full, vmax=full, aspect="auto")
     axis.set_xticks(range(12), MONTHS)
@@ -112,7 +137,6 @@ def _months(series: Series) -> Figure:
 
 def _trades(series: Series) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     won = series.trades["pnl"] > 0
     for chosen, colour, marker in ((won, palette.GAIN, "o"), (~won, palette.LOSS, "^")):
@@ -133,12 +157,7 @@ def _indicator(sampled: Sampled) -> Figure:
     starts = _times(sampled.starts)
     edges = _times(np.append(sampled.starts, sampled.end))
     _draw(price, sampled.lines["close"], palette.STRATEGY)
-    for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
-        shades = np.nan_to_num(sampled.means[side])[None, :]
-        ends = np.array(price.get_ylim())
-        faded = LinearSegmentedColormap.from_list(side, [(*_rgb(colour), 0.0), (*_rgb(colour), 0.35)])
-        price.pcolormesh(edges, ends, shades, cmap=faded, vmin=0, vmax=1, zorder=0)
-        price.set_ylim(*ends)
+    _shade(price, sampled)
     _draw(signal, sampled.lines["signal"], palette.SIGNAL)
     bands = np.stack([sampled.means[f"layer1_{family}"] for family in FAMILIES])
     layer1.pcolormesh(edges, np.arange(len(FAMILIES) + 1), bands, cmap=DIVERGING, vmin=-1, vmax=1)
@@ -152,6 +171,25 @@ def _indicator(sampled: Sampled) -> Figure:
     for axis, label in ((price, "close"), (signal, "signal"), (layer1, "layer 1"), (weights, "weights")):
         axis.set_ylabel(label)
     return figure
+
+
+def _signal_alone(sampled: Sampled) -> Figure:
+    """Signal and sides asked for, where there are no prices."""
+    figure, (signal,) = _panels(1, 3.2, [1.0])
+    _draw(signal, sampled.lines["signal"], palette.SIGNAL)
+    _shade(signal, sampled)
+    signal.set_ylabel("signal")
+    return figure
+
+
+def _shade(axis: Any, sampled: Sampled) -> None:
+    """Buckets by the share of their bars in which a side is held, or asked for, behind what is drawn."""
+    edges, ends = _times(np.append(sampled.starts, sampled.end)), np.array(axis.get_ylim())
+    for side, colour in (("long", palette.GAIN), ("short", palette.LOSS)):
+        shades = np.nan_to_num(sampled.means[side])[None, :]
+        faded = LinearSegmentedColormap.from_list(side, [(*_rgb(colour), 0.0), (*_rgb(colour), 0.35)])
+        axis.pcolormesh(edges, ends, shades, cmap=faded, vmin=0, vmax=1, zorder=0)
+    axis.set_ylim(*ends)
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

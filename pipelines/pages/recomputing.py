@@ -25,7 +25,7 @@ from atc_backtest.pipelines.calendar_returns import Row
 from atc_backtest.pipelines.job import PERIODS
 from atc_backtest.pipelines.pages.histogram import Distribution, Histogram
 from atc_backtest.pipelines.pages.monthly import rows_of
-from atc_backtest.pipelines.pages.sampling import F64, I64, Sampled, Sampler
+from atc_backtest.pipelines.pages.sampling import F64, I64, NearAndFar, Sampled
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.runs import Run, job_of, prices_of
 from atc_backtest.pipelines.stream import EXPOSURE, LAYERS, Stream
@@ -45,11 +45,13 @@ EXTREME_TRADES = 400
 class Series:
     """One symbol and set.
 
+    `sampled` is drawn of the whole span, `near` when one zooms in; None where all bars are drawn in any case.
     `periods`: rows of periods/, in order: days, or what the run saved. `trades`, `TRADE`, in order: all `n_trades`, or
     every `trade_step`-th and those of the largest gains and losses. `figures`: the columns of metrics/.
     """
 
     sampled: Sampled
+    near: Sampled | None
     periods: list[Row]
     trades: NDArray[np.void]
     n_trades: int
@@ -86,7 +88,7 @@ class _Taking:
 
     def __init__(self, stream: Stream, store: Store) -> None:
         self._stream = stream
-        self._sampler = Sampler(store.info.symbols[stream.symbols[0]].n_bars, LINES, MEANS)
+        self._sampler = NearAndFar(store.info.symbols[stream.symbols[0]].n_bars, LINES, MEANS)
         self._histogram = Histogram()
         self._trades = KeptTrades()
         self._days: list[NDArray[np.void]] = []
@@ -130,8 +132,10 @@ class _Taking:
             end_period(day, account)
             self._days.append(stream.periods[0].copy())
         self._trades.add(open_trade(account))
+        sampled, near = self._sampler.finish()
         return Series(
-            sampled=self._sampler.finish(),
+            sampled=sampled,
+            near=near,
             periods=rows_of(np.concatenate([np.zeros(0, PERIOD), *self._days])),
             trades=self._trades.kept(),
             n_trades=self._trades.n,

@@ -4,6 +4,7 @@ A series of N bars is cut into at most `BUCKETS` buckets of as many bars each, a
 line, each bucket keeps its first, lowest, highest and last value at their own bars: no spike is lost, and neither is
 the value at either end. Of a share or a weight, each bucket keeps the mean. Values that are not defined (NaN) do not
 count. What comes out does not depend on the pieces in which bars come in, and memory is one bucket for each column.
+Where bars were thinned out so, finer buckets are kept for those who zoom in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 BUCKETS = 1200
+
+NEAR_BARS = 1 << 17
+NEAR_BUCKETS = 1 << 15
+"""For those who zoom in: every bar of at most so many, else so many buckets."""
 
 METHOD = "first, lowest, highest and last value of each"
 """Said under the charts, after how many bars a bucket has."""
@@ -48,8 +53,8 @@ class Sampled:
 class Sampler:
     """Takes bars in order of time, `n_bars` at most in all, and thins out its columns: `lines` and `means` by name."""
 
-    def __init__(self, n_bars: int, lines: Sequence[str], means: Sequence[str]) -> None:
-        self.width = max(1, -(-n_bars // BUCKETS))
+    def __init__(self, n_bars: int, lines: Sequence[str], means: Sequence[str], most: int = BUCKETS) -> None:
+        self.width = max(1, -(-n_bars // most))
         self._lines, self._means = tuple(lines), tuple(means)
         n_columns = len(self._lines) + len(self._means)
         self._ts, self._values = np.zeros(0, np.int64), np.zeros((n_columns, 0))
@@ -86,6 +91,25 @@ class Sampler:
         starts = np.concatenate([np.zeros(0, np.int64), *self._starts])
         averages = np.concatenate([np.zeros((len(self._means), 0)), *self._averages], axis=1)
         return Sampled(self.width, lines, starts, self._end, dict(zip(self._means, averages, strict=True)))
+
+
+class NearAndFar:
+    """A `Sampler` for the whole span and, where that one thins bars out, a finer one for those who zoom in."""
+
+    def __init__(self, n_bars: int, lines: Sequence[str], means: Sequence[str]) -> None:
+        self._far = Sampler(n_bars, lines, means)
+        near = NEAR_BARS if n_bars <= NEAR_BARS else NEAR_BUCKETS
+        self._near = Sampler(n_bars, lines, means, near) if self._far.width > 1 else None
+
+    def add(self, ts: I64, values: F64) -> None:
+        """As `Sampler.add`."""
+        self._far.add(ts, values)
+        if self._near is not None:
+            self._near.add(ts, values)
+
+    def finish(self) -> tuple[Sampled, Sampled | None]:
+        """The whole span, and the finer buckets where there are some."""
+        return self._far.finish(), None if self._near is None else self._near.finish()
 
 
 def _joined(points: list[Line]) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,47 @@ from numpy.typing import NDArray
 
 from atc_backtest.accounts import REASONS, TRADE
 from atc_backtest.pipelines.calendar_returns import saved_rows
-from atc_backtest.pipelines.job import PERIODS
-from atc_backtest.pipelines.pages.histogram import Histogram
+from atc_backtest.pipelines.job import PERIODS, SERIES
+from atc_backtest.pipelines.pages.histogram import Distribution, Histogram
 from atc_backtest.pipelines.pages.recomputing import KeptTrades, Series, returns_of, under_water
-from atc_backtest.pipelines.pages.sampling import Sampler
+from atc_backtest.pipelines.pages.sampling import NearAndFar, Sampled
 from atc_backtest.pipelines.runs import Run
 
 
+def not_saved(run: Run) -> str:
+    """What a page without prices does not show, in words: what is of the prices, and what was not saved."""
+    unsaved = [name for name in SERIES if name not in run.datasets]
+    more = f", nor {', '.join(unsaved)}, which the run did not save" if unsaved else ""
+    return f"without closes, buy-and-hold's curve, exposure and what is of the six families{more}"
+
+
 def saved_series(run: Run, row: dict[str, Any]) -> Series:
-    """Equity, drawdown and returns, trades, periods: each where it was saved, else empty. `row`: of metrics/."""
+    """Equity, drawdown and returns, signal and targets, trades, periods: each where it was saved, else empty.
+
+    `row`: of metrics/.
+    """
     mine = (pc.field("symbol") == row["symbol"]) & (pc.field("param_id") == row["param_id"])
-    start = run.sets[row["param_id"]].execution.start_equity
-    sampler, histogram, last, peak = Sampler(row["n_bars"], ("equity", "drawdown"), ()), Histogram(), start, start
+    n_bars = row["n_bars"]
+    if "signals" in run.datasets:
+        n_bars = run.dataset("signals").count_rows(filter=mine)
+    sampled, near, returns = _equity(run, mine, n_bars, run.sets[row["param_id"]].execution.start_equity)
+    if "signals" in run.datasets:
+        far, close = _signals(run, mine, n_bars)
+        sampled = replace(far, lines=sampled.lines | far.lines)
+        near = replace(close, lines=near.lines | close.lines) if near is not None and close is not None else None
+    trades = KeptTrades()
+    if "trades" in run.datasets:
+        for batch in run.dataset("trades").to_batches(filter=mine):
+            trades.add(_records(batch))
+    periods = saved_rows(run, row["symbol"], row["param_id"]) if PERIODS in run.datasets else []
+    return Series(sampled, near, periods, trades.kept(), trades.n, trades.step, returns, row)
+
+
+def _equity(
+    run: Run, mine: pc.Expression, n_bars: int, start: float
+) -> tuple[Sampled, Sampled | None, Distribution | None]:
+    """Lines of equity and drawdown, far and near, empty where not saved, and how returns are distributed."""
+    sampler, histogram, last, peak = NearAndFar(n_bars, ("equity", "drawdown"), ()), Histogram(), start, start
     if "equity" in run.datasets:
         for batch in run.dataset("equity").to_batches(filter=mine, columns=["ts", "equity"]):
             equity = batch["equity"].to_numpy()
@@ -30,12 +60,16 @@ def saved_series(run: Run, row: dict[str, Any]) -> Series:
             sampler.add(batch["ts"].cast(pa.int64()).to_numpy(), np.stack([equity, drawdown]))
             returns, last = returns_of(equity, last)
             histogram.add(returns)
-    trades = KeptTrades()
-    if "trades" in run.datasets:
-        for batch in run.dataset("trades").to_batches(filter=mine):
-            trades.add(_records(batch))
-    periods = saved_rows(run, row["symbol"], row["param_id"]) if PERIODS in run.datasets else []
-    return Series(sampler.finish(), periods, trades.kept(), trades.n, trades.step, histogram.finish(), row)
+    return *sampler.finish(), histogram.finish()
+
+
+def _signals(run: Run, mine: pc.Expression, n_bars: int) -> tuple[Sampled, Sampled | None]:
+    """The signal as a line; the shares of bars at whose close the target is long, and short, as means."""
+    sampler = NearAndFar(n_bars, ("signal",), ("long", "short"))
+    for batch in run.dataset("signals").to_batches(filter=mine, columns=["ts", "signal", "position"]):
+        signal, position = (batch[name].to_numpy(zero_copy_only=False) for name in ("signal", "position"))
+        sampler.add(batch["ts"].cast(pa.int64()).to_numpy(), np.stack([signal, position > 0, position < 0]))
+    return sampler.finish()
 
 
 def _records(batch: pa.RecordBatch) -> NDArray[np.void]:

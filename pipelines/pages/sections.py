@@ -13,8 +13,10 @@ from atc_backtest.pipelines.pages.charts import Embedded
 from atc_backtest.pipelines.pages.heatmaps import heat_maps
 from atc_backtest.pipelines.pages.monthly import Rolling, years_of
 from atc_backtest.pipelines.pages.sampling import METHOD
+from atc_backtest.pipelines.pages.saved import not_saved
 from atc_backtest.pipelines.pages.subject import Subject
 from atc_backtest.pipelines.pages.tables import ROWS, figures_table, heat_map, months_table, said
+from atc_backtest.pipelines.pages.zooming import Detail
 
 LISTED = 40
 """Entries of a list of the manifest that the page shows."""
@@ -60,7 +62,7 @@ def warnings(subject: Subject) -> str:
     """Everything that a reader must know first."""
     found = report.warnings(subject.run, subject.table)
     if subject.gone is not None:
-        found.insert(0, f"prices are gone, the page shows what the run saved: {subject.gone}")
+        found.insert(0, f"prices are gone, the page shows what the run saved, {not_saved(subject.run)}: {subject.gone}")
     if not found:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in found)
@@ -68,7 +70,7 @@ def warnings(subject: Subject) -> str:
     return f'<section class="warnings" aria-labelledby="w">{title}<ul>{items}</ul></section>\n'
 
 
-def subject(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
+def subject(of: Subject, drawn: Embedded, rolling: Rolling | None, near: Detail | None) -> str:
     """One symbol and set: figures, equity, returns, trades, and what the indicator saw."""
     where = f"Set {of.param_id} of {len(of.run.sets):,}:" if len(of.run.sets) > 1 else ""
     settings = "".join(
@@ -81,7 +83,7 @@ def subject(of: Subject, drawn: Embedded, rolling: Rolling | None) -> str:
     return (
         f'<section id="subject"><h2>{escape(of.symbol)}</h2>'
         f'<p class="soft">{where}{settings} {span}. Chosen by {chosen}.</p>'
-        f"{_cards(of)}{_equity(of, drawn)}</section>"
+        f"{_cards(of)}{_equity(of, drawn, near)}</section>"
         f"{_returns(of, drawn, rolling)}{_trades(of, drawn)}{_indicator(of, drawn)}"
     )
 
@@ -109,18 +111,22 @@ def _figure(drawn: Embedded, name: str, caption: str, identity: str = "") -> str
     return f"<figure{mark}>{drawn.places[name]}<figcaption>{caption}</figcaption></figure>"
 
 
-def _equity(of: Subject, drawn: Embedded) -> str:
+def _equity(of: Subject, drawn: Embedded, near: Detail | None) -> str:
     if not of.series.sampled.lines["equity"].ts.size:
         return '<p class="note">No evaluated bar, or the run did not save equity: nothing to draw.</p>'
     both = "hold" in of.series.sampled.lines
     width = of.series.sampled.width
-    thinned = f"Every chart shows buckets of {width:,} bars: {METHOD}" if width > 1 else "Every bar is drawn"
+    thinned = "Every bar is drawn"
+    if near is not None:
+        back = "all bars come back" if near.width == 1 else f"they come down to {near.width:,} bars"
+        thinned = f"Every chart shows buckets of {width:,} bars: {METHOD}; as you zoom in, {back}"
     names = [("account", palette.STRATEGY)] + ([("buy and hold", palette.HOLD)] if both else [])
+    about = "Account and buy-and-hold from the same start, after costs." if both else "Account, after costs."
     return (
         '<h3>Equity</h3><label class="switch"><input type="checkbox" id="log" checked> logarithmic scale</label>'
         + _legend(names)
-        + _figure(drawn, "equity", "Account and buy-and-hold from the same start, after costs.", "equity-linear")
-        + _figure(drawn, "equity_log", "Account and buy-and-hold from the same start, after costs.", "equity-log")
+        + _figure(drawn, "equity", about, "equity-linear")
+        + _figure(drawn, "equity_log", about, "equity-log")
         + "<h3>Drawdown</h3>"
         + _figure(drawn, "drawdown", f"Below the highest equity so far. {thinned}.")
     )
@@ -169,20 +175,27 @@ def _trades(of: Subject, drawn: Embedded) -> str:
 
 
 def _indicator(of: Subject, drawn: Embedded) -> str:
-    if "price" not in drawn.places:
-        return ""
     config = of.run.sets[of.param_id].atc
     limits = f"long above {config.long_threshold:g}, short below {config.short_threshold:g}"
+    sides = _legend([("held long", palette.GAIN), ("held short", palette.LOSS)], box=True)
+    about = f"The final signal; {limits}, where such positions are allowed."
+    if "price" not in drawn.places:
+        asked = _legend([("long asked for", palette.GAIN), ("short asked for", palette.LOSS)], box=True)
+        held = "Shaded where a position is asked for at a close, paler where only in part of a bucket's bars."
+        shown = asked + _figure(drawn, "signal", f"{about} {held}")
+        if "signal" not in drawn.places:
+            shown = '<p class="note">Prices are gone, and the run did not save signals.</p>'
+        return f'<section id="indicator"><h2>Signal and positions</h2>{shown}</section>'
     families = list(zip((family.upper() for family in FAMILIES), palette.FAMILY_COLOURS, strict=True))
     scale = [("-1", palette.DIVERGING[0]), ("0", palette.DIVERGING[3]), ("1", palette.DIVERGING[-1])]
     return (
         '<section id="indicator"><h2>Price, signal and positions</h2>'
-        + _legend([("held long", palette.GAIN), ("held short", palette.LOSS)], box=True)
+        + sides
         + _figure(
             drawn, "price", "Close; shaded where a position is held, paler where only in part of a bucket's bars."
         )
         + "<h3>Signal</h3>"
-        + _figure(drawn, "signal", f"The final signal; {limits}, where such positions are allowed.")
+        + _figure(drawn, "signal", about)
         + "<h3>Exposure</h3>"
         + _figure(drawn, "exposure", "Market value held over equity, negative when short; mean of each bucket.")
         + "<h3>Signals of the six families</h3>"
