@@ -44,6 +44,12 @@ void constant(const void *address, long long bits);
 
 static inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
+static inline int __double2hiint(double value) {
+    long long bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    return (int)(bits >> 32);
+}
+
 static inline double __longlong_as_double(long long bits) {
     double value;
     memcpy(&value, &bits, sizeof value);

@@ -11,6 +11,7 @@
 
 #ifdef HOST
 #include <cmath>
+#include <cstring>
 #define KERNEL extern "C" void
 #define DEVICE static inline
 #define LANES(i, n) for (int i = 0; i < (n); ++i)
@@ -21,6 +22,11 @@
 #define RINT(v) std::nearbyint(v)
 #define ABS(v) std::fabs(v)
 #define NOT_A_NUMBER __builtin_nan("")
+static inline int upper_half(double v) {
+    long long bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    return (int)(bits >> 32);
+}
 #else
 #define KERNEL extern "C" __global__ void __launch_bounds__(32, 12)
 #define DEVICE __device__ __forceinline__
@@ -32,6 +38,7 @@
 #define RINT(v) rint(v)
 #define ABS(v) fabs(v)
 #define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000ULL)
+#define upper_half(v) __double2hiint(v)
 #endif
 
 typedef long long I64;
@@ -41,13 +48,14 @@ constexpr int ROW = TILE + 1;  // of rows that lanes go along side by side: no t
 constexpr int PART = TILE / 2, PART_ROW = PART + 1;
 constexpr int NINE = 9, FAMILIES = 6, AVERAGES = NINE * FAMILIES;
 constexpr int EMA = 0, HMA = 1, WMA = 2, DEMA = 3, LSMA = 4, KAMA = 5;
-constexpr int LONGEST = 4;  // in summing order
 constexpr int SLOTS = AVERAGES + 2 * FAMILIES;
 constexpr int LAYERS = 2, MEMBERS = 4;  // layers 1, and members of them, that are in the workspace at a time
 constexpr int RULES = 3;                // what an equity is multiplied with when short, out and long
 constexpr double ABOVE = 1 - 1e-12, BELOW = 1 + 1e-12;
 constexpr double KAMA_SPAN = 0.666 - 0.064, KAMA_SLOW = 0.064;
 constexpr double FLOOR = 0.25, CEILING = 1e150;
+constexpr int FLOOR_UPPER = 0x3FD00000;   // the upper half of its bits; the lower one is 0
+constexpr int NEAR_CEILING = 0x5F000000;  // of 2^497, which is less
 
 // OFFSETS: o1, o2, o3, o4. The nine lengths by size, as indices into the summing order (L0, +o ascending, -o ascending).
 constexpr int OFFSET[4] = {OFFSETS};
@@ -71,6 +79,7 @@ struct Stream {
     const I64 *windows;    // [n_windows] distinct
     I64 n_windows, levels, history, y_rows;  // y_rows: longest smoothing - 1
     I64 y_slots, width;                      // y values kept in the state, all that is kept
+    I64 settled;                             // from this t on every average is defined and nothing begins
 };
 
 // The configurations that share it: [members], those of one layer 1 side by side, a layer's from start[layer] on.
@@ -96,7 +105,6 @@ struct Work {
     double *x;                   // [history + TILE]
     double *y;                   // [9][y_rows + TILE]
     double *close;               // [1 + TILE], the one before the tile first
-    double *low, *high;          // [TILE] around the close: what is between is neither above nor below
     double *returns;             // [TILE]
     I64 *at;                     // [TILE] places in the block of the tile's bars
     signed char *sign;           // [54][ROW] the one before the tile first; sides until they have become signals
@@ -105,12 +113,14 @@ struct Work {
     double *change;                    // [history + TILE]
     double *s, *w;                     // [n_windows][TILE]
     double *kama;                      // [9][ROW] squares of KAMA's constants
+    double *low, *high;                // [TILE] around the close: what is between is neither above nor below
     double *seed;                      // [18][ROW] what EMA and DEMA start from, in place of plain, ..
     double *moved;                     // what moves towards the beginning of its row, in place of plain, ..
 
     double *equity;              // [54][PART_ROW] the one before first
     double *vote;                // [MEMBERS x 6][ROW] equities of layer 2, in place of equity
     double *q;                   // [LAYERS x 6][ROW] the one before the tile first
+    signed char *side;           // [LAYERS x 6][ROW] of q
     double *factor;              // [LAYERS][TILE][RULES]
 };
 
@@ -124,8 +134,6 @@ DEVICE Work work_of(char *memory, const Stream &stream) {
     TAKE(x, rows);
     TAKE(y, NINE * (stream.y_rows + TILE));
     TAKE(close, 1 + TILE);
-    TAKE(low, TILE);
-    TAKE(high, TILE);
     TAKE(returns, TILE);
     double *shared = next;
     TAKE(plain, stream.levels * rows);
@@ -137,12 +145,16 @@ DEVICE Work work_of(char *memory, const Stream &stream) {
     TAKE(s, stream.n_windows * TILE);
     TAKE(w, stream.n_windows * TILE);
     TAKE(kama, NINE * ROW);
+    TAKE(low, TILE);
+    TAKE(high, TILE);
     double *averaged = next;
     next = shared;
     work.vote = next;
     TAKE(equity, AVERAGES * PART_ROW);
     TAKE(q, LAYERS * FAMILIES * ROW);
     TAKE(factor, LAYERS * TILE * RULES);
+    work.side = (signed char *)next;
+    next += (LAYERS * FAMILIES * ROW + 7) / 8;
 #undef TAKE
     next = shared + larger(averaged - shared, next - shared);
     work.at = (I64 *)next;
@@ -243,15 +255,24 @@ DEVICE void put(double *output, const Members &members, const Block &block, I64 
             output[((members.config[m] * block.symbols + symbol) * per_symbol + row) * block.n_bars + at] = value;
 }
 
-// An average at bar i, defined from bar `first` of the tile on: where it stands to the close.
+// An average at bar i: where it stands to the close. Where not all are SETTLED, it is defined from bar `first` on.
+template <bool SETTLED>
 DEVICE void put_average(const Members &members, const Block &block, Work &work, I64 symbol, int average, int first,
                         int i, double value) {
     const int side = value < work.low[i] ? 1 : value > work.high[i] ? -1 : 0;
-    work.sign[average * ROW + 1 + i] = i >= first ? side : 0;
-    put(block.average, members, block, symbol, AVERAGES, average, work.at[i], i >= first ? value : NOT_A_NUMBER);
+    const bool is_defined = SETTLED || i >= first;
+    work.sign[average * ROW + 1 + i] = is_defined ? side : 0;
+    put(block.average, members, block, symbol, AVERAGES, average, work.at[i], is_defined ? value : NOT_A_NUMBER);
+}
+
+// The bar of the tile at t0 from which on an average is defined.
+template <bool SETTLED>
+DEVICE int first_of(const Stream &stream, int average, I64 t0) {
+    return SETTLED ? -1 : in_tile(READ(stream.first, average), t0);
 }
 
 // WMA and LSMA, and HMA of pine (an SMA): lanes are bars, each longer window by steps.
+template <bool SETTLED>
 DEVICE void windowed(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
                      int family, int n, I64 t0) {
     const int window = (int)READ(stream.window, family) * TILE, shortest = (int)READ(stream.shortest, family);
@@ -270,13 +291,14 @@ DEVICE void windowed(const Stream &stream, const Members &members, const Block &
                 value = w * READ(stream.lsma_w, average) - s * READ(stream.lsma_s, average);
             else
                 value = family == HMA ? s * READ(stream.sma, average) : w * READ(stream.wma, average);
-            put_average(members, block, work, symbol, average, in_tile(READ(stream.first, average), t0), i, value);
+            put_average<SETTLED>(members, block, work, symbol, average, first_of<SETTLED>(stream, average, t0), i, value);
         }
     }
     SYNC();
 }
 
 // y = 2 WMA_h - WMA_L, then the WMA of its last values.
+template <bool SETTLED>
 DEVICE void hma(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol, int n,
                 I64 t0) {
     const int y_width = (int)stream.y_rows + TILE, y_rows = (int)stream.y_rows;
@@ -314,8 +336,8 @@ DEVICE void hma(const Stream &stream, const Members &members, const Block &block
                 v = v + s;
             }
             const int average = HMA * NINE + j;
-            put_average(members, block, work, symbol, average, in_tile(READ(stream.first, average), t0), i,
-                        v * READ(stream.hma_smooth, j));
+            put_average<SETTLED>(members, block, work, symbol, average, first_of<SETTLED>(stream, average, t0), i,
+                                 v * READ(stream.hma_smooth, j));
         }
     }
     SYNC();
@@ -349,9 +371,8 @@ DEVICE void kama_constants(const Stream &stream, Work &work, int n) {
     SYNC();
 }
 
-// What EMA and DEMA start from, in tiles in which one of them may.
-DEVICE void seeds(const Stream &stream, Work &work, int n, I64 t0) {
-    if (t0 > larger(READ(stream.first, EMA * NINE + LONGEST), READ(stream.first, DEMA * NINE + LONGEST))) return;
+// What EMA and DEMA start from.
+DEVICE void seeds(const Stream &stream, Work &work, int n) {
     LANES(task, 2 * TILE) {
         const int which = task / TILE, i = task % TILE, family = which ? DEMA : EMA;
         if (i >= n) continue;
@@ -368,6 +389,7 @@ DEVICE void seeds(const Stream &stream, Work &work, int n, I64 t0) {
 }
 
 // EMA, DEMA and KAMA: a lane an average, bar after bar, all in the same steps. `recursive`: the state's slots.
+template <bool SETTLED>
 DEVICE void recursions(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
                        double *recursive, int n, I64 t0) {
     LANES(task, 3 * NINE) {
@@ -376,9 +398,8 @@ DEVICE void recursions(const Stream &stream, const Members &members, const Block
         const int average = (is_kama ? KAMA : is_dema ? DEMA : EMA) * NINE + j;
         double *kept = recursive + (is_kama ? 3 * NINE : which * NINE) + j;
         double *second = is_dema ? kept + NINE : kept;  // no lane reads what another one writes
-        const I64 t_first = READ(stream.first, average);
-        const int first = in_tile(t_first, t0);
-        const int steps = in_tile(is_kama ? READ(stream.lengths, average) : t_first + 1, t0);
+        const int first = first_of<SETTLED>(stream, average, t0);
+        const int holds = is_kama ? in_tile(READ(stream.lengths, average), t0) : first + 1;  // bars before it goes on
         const int begins = !is_kama ? first : PINE ? -1 : in_tile(0, t0);
         const double *row = is_kama ? work.kama + j * ROW : work.seed + task * ROW;
         const double alpha = READ(stream.alpha, average);
@@ -387,13 +408,13 @@ DEVICE void recursions(const Stream &stream, const Members &members, const Block
             const double x = work.x[stream.history + i];
             const double stepped = e + (is_kama ? row[i] : alpha) * (x - e);
             const double stepped2 = e2 + alpha * (stepped - e2);
-            if (i >= steps) {
+            if (SETTLED || i >= holds) {
                 e = stepped;
                 e2 = stepped2;
             } else if (i == begins) {
                 e = e2 = is_kama ? x : row[i];
             }
-            put_average(members, block, work, symbol, average, first, i, is_dema ? 2.0 * e - e2 : e);
+            put_average<SETTLED>(members, block, work, symbol, average, first, i, is_dema ? 2.0 * e - e2 : e);
         }
         *kept = e;
         if (is_dema) *second = e2;
@@ -402,11 +423,12 @@ DEVICE void recursions(const Stream &stream, const Members &members, const Block
 }
 
 // Signals from sides, in their place: a lane an average. `sides`, `signs`: the state's slots.
+template <bool SETTLED>
 DEVICE void signals(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
                     double *sides, double *signs, int n, I64 t0) {
     LANES(average, AVERAGES) {
         int last = (int)sides[average], sign = (int)signs[average];
-        const int first = in_tile(READ(stream.first, average), t0);
+        const int first = first_of<SETTLED>(stream, average, t0);
         signed char *row = work.sign + average * ROW;
         row[0] = sign;
         for (int i = 0; i < n; ++i) {
@@ -445,41 +467,59 @@ DEVICE void factors(const Members &members, Work &work, I64 layer, int slot, int
     SYNC();
 }
 
-// An equity at bar i, after it was multiplied; it begins at bar `begins` of the tile, where it has not BEGUN before.
-template <bool BEGUN>
+// An equity at bar i, after it was multiplied; it begins at bar `begins` of the tile.
 DEVICE double limited(double value, int i, int begins, double start) {
     const double floored = value > FLOOR ? value : FLOOR;
     const double equity = floored < CEILING ? floored : CEILING;
-    return BEGUN || i > begins ? equity : i == begins ? start : NOT_A_NUMBER;
+    return i > begins ? equity : i == begins ? start : NOT_A_NUMBER;
 }
 
-// Equities of averages `task` and `other` over the half of a tile that begins at `part`.
-template <bool BEGUN>
+// The same of one that has begun and stays below the ceiling, as the largest upper half so far tells.
+DEVICE double floored(double value, int &largest) {
+    const double equity = upper_half(value) < FLOOR_UPPER ? FLOOR : value;
+    largest = upper_half(equity) > largest ? upper_half(equity) : largest;
+    return equity;
+}
+
+// Layer 1: equities of averages `task` and `other` over the half of a tile that begins at `part`.
 DEVICE void go_along(Work &work, double *kept, int slot, int task, int other, int part, int bars, int begins) {
     double *row = work.equity + task * PART_ROW, *other_row = work.equity + other * PART_ROW;
     const signed char *sign = work.sign + task * ROW + part, *other_sign = work.sign + other * ROW + part;
     const double *factor = work.factor + (slot * TILE + part) * RULES + 1;
-    double e = part ? row[PART] : kept[task], f = part ? other_row[PART] : kept[other];
-    for (int i = 0; i < bars; ++i, factor += RULES) {
-        e = limited<BEGUN>(e * factor[sign[i]], part + i, begins, 1.0);
-        f = limited<BEGUN>(f * factor[other_sign[i]], part + i, begins, 1.0);
-        row[1 + i] = e;
-        other_row[1 + i] = f;
+    const double before = part ? row[PART] : kept[task], other_before = part ? other_row[PART] : kept[other];
+    double e = before, f = other_before;
+    int largest = begins < 0 ? 0 : NEAR_CEILING;
+    if (begins < 0)
+        for (int i = 0; i < bars; ++i) {
+            row[1 + i] = e = floored(e * factor[i * RULES + sign[i]], largest);
+            other_row[1 + i] = f = floored(f * factor[i * RULES + other_sign[i]], largest);
+        }
+    if (largest >= NEAR_CEILING) {
+        e = before, f = other_before;
+        for (int i = 0; i < bars; ++i) {
+            row[1 + i] = e = limited(e * factor[i * RULES + sign[i]], part + i, begins, 1.0);
+            other_row[1 + i] = f = limited(f * factor[i * RULES + other_sign[i]], part + i, begins, 1.0);
+        }
     }
     kept[task] = e;
     kept[other] = f;
 }
 
-// Equity of a family in layer 2 over the tile.
-template <bool BEGUN>
-DEVICE double go_along(const double *own, const double *factor, double *row, double e, int n, int begins,
+// Layer 2: the equity of a family over the tile, by its own sides.
+DEVICE double go_along(const signed char *side, const double *factor, double *row, double before, int n, int begins,
                        double start) {
-    for (int i = 0; i < n; ++i, factor += RULES) {
-        const int side = own[i] > 0.0 ? 1 : own[i] < 0.0 ? -1 : 0;
-        row[i] = e = limited<BEGUN>(e * factor[side], i, begins, start);
+    double e = before;
+    int largest = begins < 0 ? 0 : NEAR_CEILING;
+    if (begins < 0)
+        for (int i = 0; i < n; ++i) row[i] = e = floored(e * factor[i * RULES + side[i]], largest);
+    if (largest >= NEAR_CEILING) {
+        e = before;
+        for (int i = 0; i < n; ++i) row[i] = e = limited(e * factor[i * RULES + side[i]], i, begins, start);
     }
     return e;
 }
+
+DEVICE signed char side_of(double q) { return q > 0.0 ? 1 : q < 0.0 ? -1 : 0; }
 
 // Layer 1, half a tile at a time: equities, a lane two of them, then their sums by families and bars.
 DEVICE void layer1(const Members &members, const Block &block, Work &work, I64 symbol, I64 layer, int slot, int n,
@@ -488,15 +528,14 @@ DEVICE void layer1(const Members &members, const Block &block, Work &work, I64 s
     const int begins = in_tile(READ(members.cutout, m), t0);
     double *kept = kept_of(members, block, symbol, m);
     double *q = work.q + slot * FAMILIES * ROW;
-    LANES(family, FAMILIES) q[family * ROW] = kept[AVERAGES + FAMILIES + family];
+    signed char *q_side = work.side + slot * FAMILIES * ROW;
+    LANES(family, FAMILIES) {
+        q[family * ROW] = kept[AVERAGES + FAMILIES + family];
+        q_side[family * ROW] = side_of(q[family * ROW]);
+    }
     for (int part = 0; part < n; part += PART) {
         const int bars = n - part < PART ? n - part : PART;
-        LANES(task, AVERAGES / 2) {
-            if (begins < 0)
-                go_along<true>(work, kept, slot, task, task + AVERAGES / 2, part, bars, begins);
-            else
-                go_along<false>(work, kept, slot, task, task + AVERAGES / 2, part, bars, begins);
-        }
+        LANES(task, AVERAGES / 2) go_along(work, kept, slot, task, task + AVERAGES / 2, part, bars, begins);
         SYNC();
         LANES(task, FAMILIES * PART) {
             const int family = task / PART, i = task % PART;
@@ -511,7 +550,9 @@ DEVICE void layer1(const Members &members, const Block &block, Work &work, I64 s
                 num = j ? num + voted : voted;
                 den = j ? den + now : now;
             }
-            q[family * ROW + 1 + part + i] = RINT(100.0 * (num / den));
+            const int at = family * ROW + 1 + part + i;
+            q[at] = RINT(100.0 * (num / den));
+            q_side[at] = side_of(q[at]);
         }
         SYNC();
         if (block.equity1) {
@@ -536,14 +577,12 @@ DEVICE void layer2(const Members &members, const Block &block, Work &work, I64 s
         const I64 m = m0 + task / FAMILIES;
         const int slot = (int)(READ(members.layer1, m) - l0);
         const int begins = in_tile(READ(members.cutout, m), t0);
-        const double *own = work.q + (slot * FAMILIES + family) * ROW;
+        const int row = (slot * FAMILIES + family) * ROW;
         const double *factor = work.factor + slot * TILE * RULES + 1;
         const double start = READ(members.weights, m * FAMILIES + family);
         double *kept = kept_of(members, block, symbol, m) + AVERAGES + family;
-        double *row = work.vote + task * ROW;
-        kept[0] = begins < 0 ? go_along<true>(own, factor, row, kept[0], n, begins, start)
-                             : go_along<false>(own, factor, row, kept[0], n, begins, start);
-        kept[FAMILIES] = own[n];
+        kept[0] = go_along(work.side + row, factor, work.vote + task * ROW, kept[0], n, begins, start);
+        kept[FAMILIES] = work.q[row + n];
     }
     SYNC();
     LANES(task, count * TILE) {
@@ -641,12 +680,27 @@ DEVICE void turn(const Stream &stream, Work &work, int n) {
     }
 }
 
+// Averages of the tile and their signals.
+template <bool SETTLED>
+DEVICE void averages(const Stream &stream, const Members &members, const Block &block, Work &work, I64 symbol,
+                     double *state, int n, I64 t0) {
+    double *recursive = state + 1 + stream.history + stream.y_slots;
+    double *sides = recursive + 4 * NINE, *signs = sides + AVERAGES;
+    if (!SETTLED) seeds(stream, work, n);
+    recursions<SETTLED>(stream, members, block, work, symbol, recursive, n, t0);
+    if (PINE)
+        windowed<SETTLED>(stream, members, block, work, symbol, HMA, n, t0);
+    else
+        hma<SETTLED>(stream, members, block, work, symbol, n, t0);
+    windowed<SETTLED>(stream, members, block, work, symbol, WMA, n, t0);
+    windowed<SETTLED>(stream, members, block, work, symbol, LSMA, n, t0);
+    signals<SETTLED>(stream, members, block, work, symbol, sides, signs, n, t0);
+}
+
 DEVICE void advance_series(const Stream &stream, const Members &members, const Block &block, char *memory,
                            I64 symbol) {
     Work work = work_of(memory, stream);
     double *state = block.values + symbol * stream.width;
-    double *recursive = state + 1 + stream.history + stream.y_slots;
-    double *sides = recursive + 4 * NINE, *signs = sides + AVERAGES;
     load(stream, work, state);
     I64 t = block.bars[symbol];
     for (I64 from = 0; from < block.n_bars; from += TILE) {
@@ -656,15 +710,10 @@ DEVICE void advance_series(const Stream &stream, const Members &members, const B
         double_sums(stream, n, work);
         window_sums(stream, n, work);
         kama_constants(stream, work, n);
-        seeds(stream, work, n, t);
-        recursions(stream, members, block, work, symbol, recursive, n, t);
-        if (PINE)
-            windowed(stream, members, block, work, symbol, HMA, n, t);
+        if (t >= stream.settled)
+            averages<true>(stream, members, block, work, symbol, state, n, t);
         else
-            hma(stream, members, block, work, symbol, n, t);
-        windowed(stream, members, block, work, symbol, WMA, n, t);
-        windowed(stream, members, block, work, symbol, LSMA, n, t);
-        signals(stream, members, block, work, symbol, sides, signs, n, t);
+            averages<false>(stream, members, block, work, symbol, state, n, t);
         layers(members, block, work, symbol, n, t);
         turn(stream, work, n);
         t += n;

@@ -24,8 +24,9 @@ from atc_backtest.kernels.protocol import (
     StreamLayout,
 )
 
-TILE = 32
+TILE, KAMA = 32, 5
 ROW, PART_ROW, LAYERS, RULES = TILE + 1, TILE // 2 + 1, 2, 3
+SIDES = -(-LAYERS * N_FAMILIES * ROW // 8)
 Place = Callable[[Any], int]
 """Puts an array where the kernel can read it; its address."""
 
@@ -41,10 +42,11 @@ class DeviceStream:
     y_rows: int
     y_slots: int
     width: int
+    settled: int
 
     def table(self, place: Place) -> I64:
         """The structure, with addresses for arrays."""
-        counts = (self.n_windows, self.levels, self.history, self.y_rows, self.y_slots, self.width)
+        counts = (self.n_windows, self.levels, self.history, self.y_rows, self.y_slots, self.width, self.settled)
         return np.array([*(place(array) for array in self.arrays), *counts], dtype=np.int64)
 
     @property
@@ -52,9 +54,9 @@ class DeviceStream:
         """A warp's workspace: `work_of` in atc.cu."""
         rows = self.history + TILE
         doubled = max((1 + 3 * self.levels) * rows, 2 * N_LENGTHS * ROW, N_LENGTHS * self.y_rows)
-        averages = doubled + 2 * self.n_windows * TILE + N_LENGTHS * ROW
-        equities = N_AVERAGES * PART_ROW + LAYERS * N_FAMILIES * ROW + LAYERS * TILE * RULES
-        lasting = rows + N_LENGTHS * (self.y_rows + TILE) + (1 + TILE) + 3 * TILE + TILE
+        averages = doubled + 2 * self.n_windows * TILE + N_LENGTHS * ROW + 2 * TILE
+        equities = N_AVERAGES * PART_ROW + LAYERS * N_FAMILIES * ROW + LAYERS * TILE * RULES + SIDES
+        lasting = rows + N_LENGTHS * (self.y_rows + TILE) + (1 + TILE) + TILE + TILE
         return 8 * (lasting + max(averages, equities) + -(-N_AVERAGES * ROW // 8))
 
 
@@ -76,6 +78,7 @@ def stream_of(key: StreamKey) -> DeviceStream:
         y_rows=int(layout.smooth.max()) - 1,
         y_slots=layout.y_slots,
         width=layout.width,
+        settled=int(max(layout.first.max() + 1, layout.lengths[KAMA].max())),
     )
 
 
