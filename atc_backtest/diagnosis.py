@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from atc_backtest import __version__
 from atc_backtest.errors import UnavailableError
 from atc_backtest.kernels import KERNELS, get_kernel
+from atc_backtest.pipelines.memory import ram_bytes
 
 PACKAGES = ("numpy", "numba", "zarr", "pyarrow", "dask", "distributed", "typer", "rich")
 
@@ -79,8 +80,5 @@ def _extra(extra: str, module: str, what: str) -> Finding:
 
 
 def _memory() -> str:
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return "memory unknown"
-    return f"{size / 2**30:.1f} GiB of memory"
+    size = ram_bytes()
+    return "memory unknown" if size is None else f"{size / 2**30:.1f} GiB of memory"

@@ -30,6 +30,7 @@ from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.guards import ledger
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
+from atc_backtest.pipelines.memory import PROCESS_BYTES, ram_bytes
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.plan import Partition, Plan, Shape, make_plan, plan_again
 from atc_backtest.pipelines.runs import (
@@ -50,9 +51,6 @@ from atc_backtest.pipelines.workers import Needs, own_versions, sources_digest
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store, stem
 from atc_backtest.symbol_costs import SymbolCosts, check_symbols
-
-PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
-"""Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
 
 DASK_REPORT = "dask-report.html"
 """In the run's folder, with `Options.dask_report`; no reader of runs looks at it."""
@@ -152,10 +150,10 @@ def _plan(shape: Shape, begun: Run | None, options: Options) -> Plan:
     n_workers = options.workers or options.threads or os.cpu_count() or 1
     clustered = options.workers is not None or options.scheduler is not None
     if begun is None:
-        return make_plan(shape, n_workers, clustered, options.memory_limit, _ram_bytes())
+        return make_plan(shape, n_workers, clustered, options.memory_limit, ram_bytes())
     if shape.symbols != begun.positions:
         raise ConfigError(f"{begun.path} was begun with other --symbols: resume with the same ones.")
-    return plan_again(shape, begun.partitions, n_workers, clustered, options.memory_limit)
+    return plan_again(shape, begun.partitions, n_workers, clustered, options.memory_limit, ram_bytes())
 
 
 def backtest(
@@ -287,14 +285,6 @@ def task_name(job: Job, verb: str, partition: Partition) -> str:
     sets = f"set {first}" if first == last else f"sets {first} .. {last}"
     group = f"{stem(job.store).replace('-', '_')}: {verb}"
     return f"{group}-{partition.index}: {symbols}, {sets}, slabs of {job.plan.slab_bars} bars"
-
-
-def _ram_bytes() -> int | None:
-    """This machine's memory; None where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no POSIX
-        return None
 
 
 def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:

@@ -136,7 +136,7 @@ def make_plan(
     process. Raises `ConfigError` with the smallest budget that works when the limit is too small.
     Without a limit it aims at half of `ram_bytes`, the machine's, and refuses nothing.
     """
-    budget = memory_limit or (math.inf if ram_bytes is None else ram_bytes // 2)
+    budget = _budget(memory_limit, ram_bytes)
     fixed = _fixed_bytes(shape, n_workers, processes)
     cut = _cut(shape, n_workers)
     levels = _levels(shape, cut)
@@ -160,12 +160,18 @@ def make_plan(
 
 
 def plan_again(
-    shape: Shape, partitions: tuple[Partition, ...], n_workers: int, processes: bool, memory_limit: int | None
+    shape: Shape,
+    partitions: tuple[Partition, ...],
+    n_workers: int,
+    processes: bool,
+    memory_limit: int | None,
+    ram_bytes: int | None = None,
 ) -> Plan:
     """The plan of a run that was cut before, into `partitions`: only blocks and reading ahead are chosen anew.
 
-    Raises `ConfigError`, as `make_plan` does, when that cut does not fit into the limit.
+    Raises `ConfigError`, and aims at half of `ram_bytes`, as `make_plan` does.
     """
+    budget = _budget(memory_limit, ram_bytes)
     sizes = [tuple(map(len, chunk_blocks(one.symbols, shape.chunk_symbols))) for one in partitions]
     sets = [stop - start for start, stop in (one.sets for one in partitions)]
     size, most = (max(map(max, sizes)), max(map(sum, sizes))), max(sets)
@@ -173,11 +179,13 @@ def plan_again(
     choices = [*((block, True) for block in blocks), (blocks[-1], False)]
     fixed = _fixed_bytes(shape, n_workers, processes)
     needs = [fixed + n_workers * _task_bytes(shape, size, block, most, ahead) for block, ahead in choices]
-    fitting = [at for at, needed in enumerate(needs) if memory_limit is None or needed <= memory_limit]
-    if not fitting and memory_limit is not None:
-        single = _fixed_bytes(shape, 1, processes) + (min(needs) - fixed) // n_workers
-        raise ConfigError(_too_small(memory_limit, n_workers, min(needs), single))
-    (block, ahead), needed = choices[fitting[0]], needs[fitting[0]]
+    chosen = next((at for at, needed in enumerate(needs) if needed <= budget), None)
+    if chosen is None:
+        if memory_limit is not None:
+            single = _fixed_bytes(shape, 1, processes) + (min(needs) - fixed) // n_workers
+            raise ConfigError(_too_small(memory_limit, n_workers, min(needs), single))
+        chosen = needs.index(min(needs))
+    (block, ahead), needed = choices[chosen], needs[chosen]
     times = [_task_ns(shape, one, n) / 1e9 for one, n in zip(sizes, sets, strict=True)]
     return Plan(
         partitions=partitions,
@@ -191,6 +199,13 @@ def plan_again(
         prefetch=ahead,
         seconds=max(sum(times) / n_workers, *times),
     )
+
+
+def _budget(memory_limit: int | None, ram_bytes: int | None) -> float:
+    """Bytes to stay under: the limit, or half of the machine's memory where there is none."""
+    if memory_limit is not None:
+        return memory_limit
+    return math.inf if ram_bytes is None else ram_bytes // 2
 
 
 def _refusal(shape: Shape, n_workers: int, processes: bool, budget: int) -> str:

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.accounting import Advanced
-from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kernel, executor_of, task_name
+from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, task_name
 from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.job import Job
+from atc_backtest.pipelines.memory import PROCESS_BYTES
 from atc_backtest.pipelines.plan import Partition, chunk_blocks, format_bytes
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
 from atc_backtest.pipelines.stream import EXPOSURE, Stream

@@ -132,6 +132,22 @@ def test_without_a_limit_half_of_the_machine_is_aimed_at_and_nothing_refused() -
     assert make_plan(everything, 1, False, None, ram_bytes=1).projected_bytes == least
 
 
+def test_a_run_that_goes_on_aims_at_half_of_the_machine_too() -> None:
+    everything = shape(tuple(range(64)), n_sets=2_000, n_bars=1_000)
+    free = make_plan(everything, 1, False, None)
+    cut = free.partitions
+    half = plan_again(everything, cut, 1, False, None, ram_bytes=free.projected_bytes)
+    assert half.partitions == cut
+    assert half.memory_limit is None
+    assert half.block_bars < free.block_bars
+    assert half.projected_bytes <= free.projected_bytes // 2
+    assert plan_again(everything, cut, 1, False, None, ram_bytes=2 * free.projected_bytes).block_bars == free.block_bars
+    with pytest.raises(ConfigError) as refused:
+        plan_again(everything, cut, 1, False, 1)
+    least = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
+    assert plan_again(everything, cut, 1, False, None, ram_bytes=1).projected_bytes == least
+
+
 @given(
     n_symbols=st.integers(1, 300),
     n_sets=st.integers(1, 300),

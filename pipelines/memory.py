@@ -1,0 +1,16 @@
+"""Memory that processes take before their first bar, and what this machine has."""
+
+from __future__ import annotations
+
+import os
+
+PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
+"""Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured, but for cuda."""
+
+
+def ram_bytes() -> int | None:
+    """This machine's memory; None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # no POSIX
+        return None
