@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamK
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
+from atc_backtest.pipelines.beginning import beginning
 from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
@@ -39,7 +40,6 @@ from atc_backtest.pipelines.runs import (
     Run,
     check_place,
     check_resumes,
-    create_run,
     discard_unfinished,
     job_at,
     open_run,
@@ -181,23 +181,19 @@ def backtest(
 def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
     """Begin the run or go on with it, for whoever holds `writing`."""
     info = open_store(job.store, job.store_version).info
-    if not options.resume:
-        create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)
-    run = open_run(job.run)
-    if options.resume:
-        check_resumes(job, run)  # what was prepared from may have been replaced before the lock was ours
-        discard_unfinished(run)
-    if options.ledger:
-        ledger.record(run)
-    done = run.done
-    todo = [p for p in job.plan.partitions if p.index not in done]
-    if not todo:
-        progress.started(job, 0, None)
-        return run
-    compile_kernel(job)
-    work = partial(_run_at, JobPlace.of(run, job))
-    with executor_of(job, options, partial(task_name, job, "backtest")) as executor:
-        progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
+    with ExitStack() as stack:
+        with _begun(job, info, options) as run:
+            done = run.done
+            todo = [p for p in job.plan.partitions if p.index not in done]
+            executor = None
+            if todo:
+                executor = stack.enter_context(executor_of(job, options, partial(task_name, job, "backtest")))
+            if options.ledger:
+                ledger.record(run)
+        progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard if executor else None)
+        if executor is None:
+            return run
+        work = partial(_run_at, JobPlace.of(run, job))
         for outcome in executor.run(work, todo, progress.advanced, options.retries):
             if isinstance(outcome, Failed):
                 _set_aside(job, outcome)
@@ -205,6 +201,19 @@ def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
             progress.kept(run)
     remove_leftovers(run)
     return run
+
+
+@contextmanager
+def _begun(job: Job, info: StoreInfo, options: Options) -> Iterator[Run]:
+    """The run: a new one, which is gone again where the block fails, or the one to go on with."""
+    if not options.resume:
+        with beginning(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite) as run:
+            yield run
+        return
+    run = open_run(job.run)
+    check_resumes(job, run)  # what was prepared from may have been replaced before the lock was ours
+    discard_unfinished(run)
+    yield run
 
 
 def _check_place(options: Options) -> None:
@@ -247,7 +256,11 @@ def _basis(run: RunConfig, info: StoreInfo) -> Basis:
 
 
 def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> AbstractContextManager[Executor]:
-    """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard."""
+    """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard.
+
+    What is to be compiled is: workers of this machine then only read Numba's cache and never race.
+    """
+    compile_kernel(job)
     report = job.run / DASK_REPORT if options.dask_report else None
     setup = Setup(name_of, options.resources, report)
     if options.scheduler is not None:
@@ -348,7 +361,7 @@ def _versions() -> dict[str, str]:
 
 
 def compile_kernel(job: Job) -> None:
-    """Compile kernel and execution once, here: workers then only read Numba's cache and never race."""
+    """Compile kernel and accounts in this process, or read what it compiled before."""
     run = job.sets[0]
     kernel = get_kernel(job.kernel)
     close = np.linspace(1.0, 2.0, 8)[None]

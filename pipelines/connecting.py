@@ -181,9 +181,7 @@ def _refuse(wrong: Mapping[str, str | None]) -> None:
             f"{', '.join(whom[:NAMED])}{' and others' if len(whom) > NAMED else ''}: {why}"
             for why, whom in list(reasons.items())[:NAMED]
         ]
-        raise StoreError(
-            f"not fit for this run: {' '.join(said)} Nothing was computed; a run just begun goes on with --resume."
-        )
+        raise StoreError(f"not fit for this run: {' '.join(said)} Nothing was computed.")
 
 
 def _has_bokeh() -> bool:

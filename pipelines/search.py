@@ -31,11 +31,12 @@ from atc_backtest.errors import ConfigError, StoreError, UnavailableError
 from atc_backtest.metrics import METRIC_COLUMNS
 from atc_backtest.pipelines.axes import MAX_SETS, Axis, Choice, Span, Steps, Value
 from atc_backtest.pipelines.backtest import Options, backtest
+from atc_backtest.pipelines.beginning import create_run
 from atc_backtest.pipelines.commits import read_json, records, write_json
 from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.parts import PartWriter, commit_parts, schema_of
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import MANIFEST, Basis, Run, create_run, job_of, open_run
+from atc_backtest.pipelines.runs import MANIFEST, Basis, Run, job_of, open_run
 from atc_backtest.pipelines.surface import View, check_view, set_values
 from atc_backtest.pipelines.sweep import Spec, laid_over
 from atc_backtest.stores.opening import open_store

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.accounting import Advanced
-from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, task_name
+from atc_backtest.pipelines.backtest import Options, executor_of, task_name
 from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.memory import PROCESS_BYTES
@@ -57,7 +57,6 @@ def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Ca
     info = prices_of(job).info
     n_bars = info.n_bars
     _check_memory(job, options, n_bars)
-    compile_kernel(job)
     blocks = sorted({block for part in run.partitions for block in chunk_blocks(part.symbols, info.chunk[0])})
     place = {symbol: at for at, symbol in enumerate(sorted(symbol for block in blocks for symbol in block))}
     total = np.zeros((len(SUMS), 2, n_bars), np.int64)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, task_name
+from atc_backtest.pipelines.backtest import Options, executor_of, task_name
 from atc_backtest.pipelines.commits import PartRecord, file_digest, read_record
 from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.hashing import STEP, Hasher, Key, encoded_rows
@@ -97,7 +97,6 @@ def verify(
     committed = run.done
     partitions = [partition for partition in run.partitions if partition.index in committed]
     checks = _checks(partitions, sample, seed)
-    compile_kernel(job)
     findings: list[Finding] = []
     job = replace(job, plan=replace(job.plan, n_workers=options.threads or job.plan.n_workers))
     with executor_of(job, options, lambda check: task_name(job, "verify", check.partition)) as executor:

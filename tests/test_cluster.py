@@ -222,8 +222,12 @@ def test_two_workers_in_folders_of_their_own_and_an_s3_store(
                 StoreError, match=rf"not fit for this run: worker tcp://\S+ on \S+: cannot open .*{url}"
             ):
                 backtest(url, Path("refused"), [RunConfig()], Options(scheduler=address))
-            assert open_run(Path("refused")).done == frozenset()
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "refused", "one", "two", "three"}
+            before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+            for again in (Options(overwrite=True), Options(resume=True)):
+                with pytest.raises(StoreError, match="cannot open"):
+                    backtest(url, Path("run"), [RunConfig()], replace(again, scheduler=address))
+                assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "one", "two", "three"}
 
 
 @slow

@@ -99,6 +99,9 @@ def described(failure: SetAside) -> str:
 
 def show_interrupted(folder: Path) -> None:
     """How to go on after Ctrl-C."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        print("interrupted before the run had begun: it has left nothing behind.", file=sys.stderr)
+        return
     print(
         f"interrupted: what was committed stays in {folder}. Give the same command with --resume to go on, "
         "or with --overwrite to start again.",
