@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,14 @@ from atc_backtest import __version__
 from atc_backtest.accounts import ACCOUNT, FILLS, Rules
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
-from atc_backtest.kernels import get_kernel
+from atc_backtest.kernels import AUTO, get_kernel
+from atc_backtest.kernels.devices import visible_gpus
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
 from atc_backtest.pipelines.beginning import beginning
+from atc_backtest.pipelines.choosing import choose
 from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, set_aside
 from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
@@ -31,7 +33,7 @@ from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.guards import ledger
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
-from atc_backtest.pipelines.memory import PROCESS_BYTES, ram_bytes
+from atc_backtest.pipelines.memory import process_bytes, ram_bytes
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.plan import Partition, Plan, Shape, make_plan, plan_again
 from atc_backtest.pipelines.runs import (
@@ -122,8 +124,13 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
     info = open_store(store).info
     chosen = _chosen(info, options.symbols)
     save = check_saves(options.save)
-    kernel = get_kernel(options.kernel).name
     begun = open_run(out) if options.resume else None
+    kernel, plan = choose(
+        options.kernel,
+        lambda name: _plan(_shape(info, chosen, sets, save, name), begun, options),
+        processes=options.workers is not None,
+        elsewhere=options.scheduler is not None,
+    )
     job = Job(
         store=absolute(store),
         run=out.resolve(),
@@ -137,7 +144,7 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         kernel=kernel,
         save=save,
         period=check_period(options.period),
-        plan=_plan(_shape(info, chosen, sets, save, kernel), begun, options),
+        plan=plan,
         costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
     if begun is not None:
@@ -258,16 +265,17 @@ def _basis(run: RunConfig, info: StoreInfo) -> Basis:
 def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> AbstractContextManager[Executor]:
     """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard.
 
-    What is to be compiled is: workers of this machine then only read Numba's cache and never race.
+    What is to be compiled on this machine is: its workers then only read Numba's cache and never race.
     """
-    compile_kernel(job)
     report = job.run / DASK_REPORT if options.dask_report else None
     setup = Setup(name_of, options.resources, report)
     if options.scheduler is not None:
         return existing_cluster(options.scheduler, setup, needs_of(job))
+    compile_kernel(job)
     if options.workers is not None:
         limit = options.memory_limit
-        share = None if limit is None else (limit - PROCESS_BYTES[job.kernel]) // options.workers
+        share = None if limit is None else (limit - process_bytes(job.kernel)) // options.workers
+        setup = replace(setup, gpus=visible_gpus() if job.kernel in (AUTO, "cuda") else ())
         return local_cluster(options.workers, share, setup, options.dashboard_address)
     return nullcontext(Threads(job.plan.n_workers))
 
@@ -282,7 +290,6 @@ def needs_of(job: Job) -> Needs:
         store_version=job.store_version,
         versions=own_versions(),
         sources=sources_digest(),
-        process_bytes=PROCESS_BYTES[job.kernel],
         task_bytes=job.plan.task_bytes,
     )
 
@@ -341,7 +348,7 @@ def _shape(
             + (PERIOD.itemsize if PERIODS in save else 0)
             + GROUP_BYTES * (1 + len(save)) // 2
         ),
-        process_bytes=PROCESS_BYTES[kernel],
+        process_bytes=process_bytes(kernel),
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
         written_bytes=max((WRITTEN_BYTES.get(name, 0) for name in save), default=0),
         n_streams=len(layouts),
@@ -361,7 +368,7 @@ def _versions() -> dict[str, str]:
 
 
 def compile_kernel(job: Job) -> None:
-    """Compile kernel and accounts in this process, or read what it compiled before."""
+    """Compile kernel (of `auto` the CPU's) and accounts here, or read what was compiled before."""
     run = job.sets[0]
     kernel = get_kernel(job.kernel)
     close = np.linspace(1.0, 2.0, 8)[None]

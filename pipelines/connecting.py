@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from atc_backtest.errors import ConfigError, StoreError, UnavailableError
+from atc_backtest.kernels.devices import VISIBLE
 from atc_backtest.pipelines.cluster import Cluster, Setup, import_dask, slots_of
 from atc_backtest.pipelines.executors import Executor
+from atc_backtest.pipelines.memory import process_bytes
 from atc_backtest.pipelines.workers import (
     MESSAGES,
     PACKAGES,
@@ -62,6 +64,8 @@ def local_cluster(
         "distributed.nanny.pre-spawn-environ": ONE_THREAD | QUIET | {"MALLOC_TRIM_THRESHOLD_": 65536},
         "distributed.worker.preload": ["atc_backtest.pipelines.workers"],
     }
+    if setup.gpus:
+        settings[f"distributed.nanny.environ.{VISIBLE}"] = ",".join(setup.gpus)
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         try:
             cluster = distributed.LocalCluster(
@@ -161,10 +165,11 @@ def _unfit_by(answer: Inspected | Exception, needs: Needs, arrived: bool) -> str
             f"writes into another {needs.place.run} than this machine reads: "
             "give an --out on a file system that all hosts share under the same path."
         )
-    least = needs.process_bytes + answer.n_threads * needs.task_bytes
+    least = process_bytes(answer.kernel) + answer.n_threads * needs.task_bytes
     if answer.memory_limit and answer.memory_limit < least:
         return (
-            f"may take {answer.memory_limit:,} bytes for {answer.n_threads} threads, and this run needs {least:,}: "
+            f"may take {answer.memory_limit:,} bytes for {answer.n_threads} threads, and this run needs {least:,} "
+            f"with the kernel {answer.kernel}: "
             "start it with a larger --memory-limit or fewer --nthreads, or lower --memory-limit here."
         )
     return None

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 
+from atc_backtest.kernels import AUTO
+
 PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
 """Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured, but for cuda."""
+
+
+def process_bytes(kernel: str) -> int:
+    """Of a process that computes with that kernel; with `auto`, whichever it takes."""
+    return max(PROCESS_BYTES.values()) if kernel == AUTO else PROCESS_BYTES[kernel]
 
 
 def ram_bytes() -> int | None:

@@ -143,7 +143,8 @@ def make_plan(
     chosen = next((level for level in levels if fixed + n_workers * level.task_bytes <= budget), None)
     if chosen is None:
         if memory_limit is not None:
-            raise ConfigError(_refusal(shape, n_workers, processes, memory_limit))
+            needed, alone = (_least(shape, n, processes) for n in (n_workers, 1))
+            raise ConfigError(_too_small(memory_limit, n_workers, needed, alone))
         chosen = min(levels, key=lambda level: level.task_bytes)
     return Plan(
         partitions=_partitions(shape, cut.gathered(chosen.tasks), chosen.sets),
@@ -203,13 +204,7 @@ def plan_again(
 
 def _budget(memory_limit: int | None, ram_bytes: int | None) -> float:
     """Bytes to stay under: the limit, or half of the machine's memory where there is none."""
-    if memory_limit is not None:
-        return memory_limit
-    return math.inf if ram_bytes is None else ram_bytes // 2
-
-
-def _refusal(shape: Shape, n_workers: int, processes: bool, budget: int) -> str:
-    return _too_small(budget, n_workers, _least(shape, n_workers, processes), _least(shape, 1, processes))
+    return memory_limit or (math.inf if ram_bytes is None else ram_bytes // 2)
 
 
 def _too_small(budget: int, n_workers: int, needed: int, alone: int) -> str:

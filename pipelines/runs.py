@@ -23,6 +23,7 @@ import pyarrow.dataset as ds
 
 from atc_backtest.config import RunConfig, from_dict
 from atc_backtest.errors import ConfigError, StoreError
+from atc_backtest.kernels import best_kernel
 from atc_backtest.pipelines import commits
 from atc_backtest.pipelines.commits import SetAside, read_json, write_json
 from atc_backtest.pipelines.hashing import Content, run_hash
@@ -184,6 +185,12 @@ class Run:
         return tuple(from_dict(one["config"]) for one in self.manifest["sets"])
 
     @property
+    def kernels(self) -> tuple[str, ...]:
+        """Those that computed what is committed, by name; until something is, the one that the run was begun with."""
+        computed = {part.kernel for _, parts in commits.records(self.path) for part in parts.values() if part.kernel}
+        return tuple(sorted(computed)) or (self.manifest["kernel"],)
+
+    @property
     def datasets(self) -> tuple[str, ...]:
         """What the run holds: metrics and the saved series."""
         return (METRICS, *self.manifest["save"])
@@ -295,11 +302,14 @@ class JobPlace:
 
 @lru_cache(maxsize=4)
 def job_at(place: JobPlace) -> Job:
-    """The job, read once in a process. `StoreError` where the folder holds no run, or another one by now."""
+    """The job, read once in a process, with a kernel of this process where it is `auto`.
+
+    `StoreError` where the folder holds no run, or another one by now.
+    """
     run = open_run(place.run)
     if run.manifest["id"] != place.id:
         raise StoreError(f"{place.run} was replaced by another run: begin again.")
-    return replace(job_of(run, place.kernel), plan=place.plan)
+    return replace(job_of(run, best_kernel(place.kernel)), plan=place.plan)
 
 
 def remove_leftovers(run: Run) -> None:

@@ -338,7 +338,8 @@ def _merged(out: Path, n_blocks: int) -> Run:
     for block, start in zip(blocks, firsts, strict=True):
         for _, parts in records(block.path):
             files = {name: block.path / part.file for name, part in parts.items()}
-            _copy_partition(whole, index, files, start)
+            kernel = next((part.kernel for part in parts.values() if part.kernel), whole.kernel)
+            _copy_partition(replace(whole, kernel=kernel), index, files, start)
             index += 1
     return open_run(whole.run)
 

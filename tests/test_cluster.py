@@ -31,6 +31,7 @@ from atc_backtest.pipelines.backtest import DASK_REPORT, Options, backtest, need
 from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.connecting import existing_cluster, local_cluster
 from atc_backtest.pipelines.executors import Done, Tick, UnfitWorkerError
+from atc_backtest.pipelines.memory import PROCESS_BYTES
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.runs import Run, job_of, open_run
 from atc_backtest.pipelines.verify import verify
@@ -156,13 +157,16 @@ def test_what_makes_a_worker_unfit_is_said(needs: Needs, store: Path, tmp_path: 
 
 
 def test_answers_are_judged(needs: Needs) -> None:
-    sound = Inspected("h", None, 2, None)
+    sound = Inspected("h", None, "numba", 2, None)
     judge = connecting._unfit_by
     assert judge(sound, needs, True) is None
     assert judge(replace(sound, memory_limit=10**12), needs, True) is None
-    least = needs.process_bytes + 2 * needs.task_bytes
+    least = PROCESS_BYTES["numba"] + 2 * needs.task_bytes
     assert judge(replace(sound, memory_limit=least), needs, True) is None
-    assert f"this run needs {least:,}" in (judge(replace(sound, memory_limit=least - 1), needs, True) or "")
+    assert f"this run needs {least:,} with" in (judge(replace(sound, memory_limit=least - 1), needs, True) or "")
+    rust = replace(sound, kernel="rust", memory_limit=least - 1)
+    assert judge(rust, needs, True) is None
+    assert "with the kernel cuda" in (judge(replace(rust, kernel="cuda"), needs, True) or "")
     assert "writes into another" in (judge(sound, needs, False) or "")
     assert "atc-backtest first" in (judge(ModuleNotFoundError("No module named 'atc_backtest'"), needs, False) or "")
 
