@@ -32,15 +32,15 @@ def kernel_of(asked: str, elsewhere: bool) -> str:
 def choose(asked: str, plan_with: Callable[[str], Plan], processes: bool, elsewhere: bool = False) -> tuple[str, Plan]:
     """The kernel of a run and its plan, of those that `plan_with` makes for kernels.
 
-    `auto` is the CPU's where that would be done about as soon. Beyond, threads take the GPU's once it has shown its
-    bits in this process, and `processes` of this machine, where it has a GPU, decide each for itself: `auto`.
+    `auto` is the CPU's where that would be done about as soon, by `costs`. Beyond, threads take the GPU's once it has
+    shown its bits in this process, and `processes` of this machine, if it has a GPU, decide each for itself: `auto`.
     """
     name = kernel_of(asked, elsewhere)
     plan = plan_with(get_kernel().name if name == AUTO else name)
     if asked != AUTO or elsewhere or plan.seconds <= costs.GPU_START_S:
         return name, plan
     faster = _gpu_plan(plan_with)
-    if faster is None or faster.seconds + costs.GPU_START_S >= plan.seconds:
+    if faster is None or faster.seconds + costs.GPU_START_S >= costs.GPU_WORTH * plan.seconds:
         return name, plan
     if processes:
         return (AUTO, faster) if visible_gpus() else (name, plan)

@@ -33,6 +33,9 @@ take the time of one, 150 ns a bar of a stream and 100 ns a bar of each set."""
 GPU_START_S = 10.0
 """What a GPU costs before its first bar, not measured: CuPy is imported, the kernel compiled and held to the CPU's."""
 
+GPU_WORTH = 0.75
+"""A GPU is taken by itself where the run, its start included, then lasts less than this share: estimates are rough."""
+
 ACCOUNT_NS = 9.0
 """A present bar of one set: fills, costs and sums."""
 

@@ -76,6 +76,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Kernel]], 
     return lambda make: monkeypatch.setitem(KERNELS, "cuda", make)
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is worth its start for the shortest of runs."""
+    monkeypatch.setattr(costs, "GPU_START_S", 0.0)
+    monkeypatch.setattr(costs, "GPU_WORTH", 1.0)
+
+
 @pytest.fixture(autouse=True)
 def _no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "")
@@ -187,13 +194,13 @@ def planned(**seconds: float) -> Callable[[str], Plan]:
     return plan
 
 
-def test_a_gpu_is_taken_where_it_is_sooner_by_more_than_its_start(device: Callable[..., None]) -> None:
+def test_a_gpu_is_taken_where_it_is_well_sooner_with_its_start(device: Callable[..., None]) -> None:
     device(lambda: Faulty(""))  # of the same bits
     start = costs.GPU_START_S
     for cpu, gpu, taken in [
         (0.9 * start, 0.0, CPU),
-        (3.0 * start, 1.9 * start, "cuda"),
-        (3.0 * start, 2.1 * start, CPU),
+        (4.0 * start, 1.9 * start, "cuda"),
+        (4.0 * start, 2.1 * start, CPU),
         (1e6, 1e5, "cuda"),
     ]:
         name, plan = choose("auto", planned(**{CPU: cpu, "cuda": gpu}), processes=False)
@@ -234,13 +241,13 @@ def test_workers_of_a_scheduler_have_what_they_have(device: Callable[..., None])
 
 
 @needs_compiler
+@pytest.mark.usefixtures("at_once")
 def test_a_run_says_which_kernels_computed_it(
     store: Path, tmp_path: Path, device: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = [RunConfig(), RunConfig(AtcConfig(profile="pine"))]
     whole = backtest(store, tmp_path / "whole", sets, Options(kernel="numba"))
     device(lambda: CudaKernel(HostDriver()))
-    monkeypatch.setattr(costs, "GPU_START_S", 0.0)
     monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)  # a partition a chunk
     run = backtest(store, tmp_path / "run", sets, Options(threads=2))
     assert (run.manifest["kernel"], run.kernels) == ("cuda", ("cuda",))
@@ -256,10 +263,10 @@ def test_a_run_says_which_kernels_computed_it(
     assert open_run(tmp_path / "called").kernels == (CPU,)
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_run_does_without_a_device_that_gives_other_bits(
-    store: Path, tmp_path: Path, device: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, device: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(costs, "GPU_START_S", 0.0)
     device(lambda: Faulty("signal"))
     run = backtest(store, tmp_path / "run", [RunConfig()])
     assert (run.manifest["kernel"], run.kernels) == (CPU, (CPU,))
@@ -270,10 +277,8 @@ def test_a_run_does_without_a_device_that_gives_other_bits(
     assert not (tmp_path / "named").exists()
 
 
-def test_a_plan_for_a_gpu_counts_its_processes(
-    store: Path, monkeypatch: pytest.MonkeyPatch, device: Callable[..., None]
-) -> None:
-    monkeypatch.setattr(costs, "GPU_START_S", 0.0)
+@pytest.mark.usefixtures("at_once")
+def test_a_plan_for_a_gpu_counts_its_processes(store: Path, device: Callable[..., None]) -> None:
     device(lambda: Faulty(""))
     cpu = prepare(store, Path("never"), [RunConfig()], Options(threads=1, kernel=CPU)).plan
     taken = prepare(store, Path("never"), [RunConfig()], Options(threads=1))
@@ -300,11 +305,11 @@ def test_workers_are_given_one_gpu_each_by_their_number(monkeypatch: pytest.Monk
     assert VISIBLE not in os.environ
 
 
+@pytest.mark.usefixtures("at_once")
 def test_workers_that_cannot_use_their_gpus_do_without(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no CuPy here, or no device 0."""
-    monkeypatch.setattr(costs, "GPU_START_S", 0.0)
     monkeypatch.setenv(VISIBLE, "GPU-that-is-nowhere")
     run = backtest(store, tmp_path / "run", [RunConfig()], Options(workers=1))
     assert (run.manifest["kernel"], run.kernels) == ("auto", (CPU,))

@@ -227,10 +227,9 @@ def test_two_workers_in_folders_of_their_own_and_an_s3_store(
             ):
                 backtest(url, Path("refused"), [RunConfig()], Options(scheduler=address))
             before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-            for again in (Options(overwrite=True), Options(resume=True)):
-                with pytest.raises(StoreError, match="cannot open"):
-                    backtest(url, Path("run"), [RunConfig()], replace(again, scheduler=address))
-                assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+            with pytest.raises(StoreError, match="cannot open"):
+                backtest(url, Path("run"), [RunConfig()], Options(scheduler=address, overwrite=True))
+            assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"run", "one", "two", "three"}
 
 
@@ -249,9 +248,10 @@ def test_other_versions_missing_packages_and_resources_are_refused_at_connect(
             worker(address, tmp_path / "bare", env=_without_us(tmp_path / "blocked")),
             pytest.raises(StoreError, match=r"worker tcp://\S+: lacks a package .*atc.backtest"),
         ):
-            backtest(store, tmp_path / "run", [RunConfig()], replace(options, resume=True))
+            backtest(store, tmp_path / "run", [RunConfig()], options)
         with pytest.raises(ConfigError, match=r'no worker of tcp.* has the resources GPU=2: .*--resources "GPU=2"'):
-            backtest(store, tmp_path / "run", [RunConfig()], replace(options, resume=True, resources=(("GPU", 2),)))
+            backtest(store, tmp_path / "run", [RunConfig()], replace(options, resources=(("GPU", 2),)))
+    assert not (tmp_path / "run").exists()
 
 
 def _where(item: int, tick: Tick) -> str | None:

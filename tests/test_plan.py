@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atc_backtest.errors import ConfigError
-from atc_backtest.pipelines.costs import LONGEST_NS
+from atc_backtest.pipelines.costs import ACCOUNT_NS, LONGEST_NS
 from atc_backtest.pipelines.plan import Shape, format_bytes, make_plan, parse_bytes, plan_again
 
 
@@ -91,6 +91,20 @@ def test_parts_of_saved_series_are_larger_where_tasks_stay_short_enough() -> Non
     assert len(found.partitions) < len(make_plan(plain, 2, False, None).partitions)
     assert 64e6 <= 8 * 20_000 * max(len(part.symbols) for part in found.partitions) <= 256e6
     assert found.seconds * 2 / len(found.partitions) <= LONGEST_NS / 1e9
+
+
+@pytest.mark.parametrize("n_sets", [1, 20, 1000])
+def test_a_gpu_is_given_tasks_as_the_cpu_is_and_the_accounts_bound_the_run(n_sets: int) -> None:
+    """1,000 symbols on 16 threads are 16 chunks at once, which together are as many series as a GPU takes at once."""
+    on_cpu = shape(tuple(range(1000)), n_sets)
+    on_gpu = replace(on_cpu, kernel="cuda")
+    cpu, gpu = (make_plan(one, 16, False, None) for one in (on_cpu, on_gpu))
+    assert {len(part.symbols) for part in gpu.partitions} == {64, 40}
+    assert len(gpu.partitions) <= len(cpu.partitions)
+    assert 16 * gpu.seconds / len(gpu.partitions) <= LONGEST_NS / 1e9
+    assert 2 < cpu.seconds / gpu.seconds < 3
+    counted = 1000 * 100_000 * n_sets * ACCOUNT_NS / 1e9 / 16
+    assert counted < gpu.seconds < 4 * counted
 
 
 def test_what_is_over_in_a_moment_is_not_split() -> None:
