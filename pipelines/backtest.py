@@ -33,7 +33,7 @@ from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.guards import ledger
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
-from atc_backtest.pipelines.memory import process_bytes, ram_bytes
+from atc_backtest.pipelines.memory import STAGING_BYTES, process_bytes, ram_bytes
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.plan import Partition, Plan, Shape, make_plan, plan_again
 from atc_backtest.pipelines.runs import (
@@ -68,8 +68,8 @@ WRITTEN_BYTES = {"signals": 4, "equity": 5}
 class Options:
     """How a run is carried out and what it leaves behind; nothing but `costs`, of single symbols, changes a figure.
 
-    `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
-    `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
+    `kernel`: a name, or `auto`, as `choosing` has it. `workers`: processes of a LocalCluster; `scheduler`: address of
+    an existing one; neither: `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
     `retries`: further attempts at a partition whose error may pass. `period`: one of `periods.PERIODS`, what
     the rows of periods/ are of. `ledger`: the run is entered among the store's trials.
 
@@ -353,6 +353,7 @@ def _shape(
         written_bytes=max((WRITTEN_BYTES.get(name, 0) for name in save), default=0),
         n_streams=len(layouts),
         kernel=kernel,
+        staging_bytes=STAGING_BYTES.get(kernel, 0),
     )
 
 

@@ -58,6 +58,8 @@ class Shape:
     n_streams: int = 1
     """Of all sets: averages and signs that must be computed apart."""
     kernel: str = "rust"
+    staging_bytes: int = 0
+    """The most that a task holds in memory of what goes to a device and comes back."""
 
 
 @dataclass(frozen=True)
@@ -265,8 +267,9 @@ def _task_bytes(shape: Shape, size: tuple[int, int], block: int, sets: int, pref
     read = (2 if prefetch else 1) * (slab + times) + 3 * chunk
     state = symbols * shape.state_bytes + 2 * gathered * sets * shape.set_bytes
     working = 8 * block * (symbols * (sets + shape.n_fields + 3) + 2 * sets + 26)
+    staged = min(shape.staging_bytes, 2 * 8 * block * symbols * (sets + 2))
     saved = 2 * shape.saved_bytes * min(gathered * sets * shape.n_bars, ROW_GROUP + block)
-    return read + state + working + saved
+    return read + state + working + staged + saved
 
 
 def _cut(shape: Shape, n_workers: int) -> _Cut:

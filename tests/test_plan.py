@@ -107,6 +107,16 @@ def test_a_gpu_is_given_tasks_as_the_cpu_is_and_the_accounts_bound_the_run(n_set
     assert counted < gpu.seconds < 4 * counted
 
 
+def test_what_goes_to_a_device_is_counted_up_to_the_most_that_is_on_its_way() -> None:
+    on_gpu = replace(shape(tuple(range(64)), n_sets=100, n_bars=1_000), kernel="cuda")
+    free = make_plan(on_gpu, 1, False, None)
+    staging = make_plan(replace(on_gpu, staging_bytes=10**6), 1, False, None)
+    assert staging.projected_bytes == free.projected_bytes + 10**6
+    most = make_plan(replace(on_gpu, staging_bytes=10**12), 1, False, None)
+    prices_and_signals = 8 * 16_384 * 64 * (2 + 100)
+    assert most.projected_bytes == free.projected_bytes + 2 * prices_and_signals
+
+
 def test_what_is_over_in_a_moment_is_not_split() -> None:
     assert len(make_plan(shape(tuple(range(64)), n_bars=500), 8, False, None).partitions) == 1
 
