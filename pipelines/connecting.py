@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -112,13 +112,14 @@ def existing_cluster(address: str, setup: Setup | None = None, needs: Needs | No
         if not client.nthreads():
             raise StoreError(f"the scheduler at {address} has no workers: start some (`dask worker {address}`).")
         _check_versions(client, setup)
-        if not any(slots_of(client, setup.resources).values()):
+        useful = [worker for worker, n in slots_of(client, setup.resources).items() if n]
+        if not useful:
             raise ConfigError(
                 f"no worker of {address} has the resources {setup.demands}: start some with "
                 f'`dask worker {address} --resources "{setup.demands.replace(", ", " ")}"`, or ask for less.'
             )
         if needs is not None:
-            _check_workers(client, needs)
+            _check_workers(client, needs, useful)
         yield Cluster(client, setup, needs)
 
 
@@ -135,11 +136,11 @@ def _check_versions(client: Any, setup: Setup) -> None:
         raise UnavailableError(f"on the scheduler's host, {BOKEH}")
 
 
-def _check_workers(client: Any, needs: Needs) -> None:
-    """Whether every worker has and sees what the job needs, before any work starts."""
+def _check_workers(client: Any, needs: Needs, useful: Sequence[str]) -> None:
+    """Whether the workers that may be given work have and see what the job needs, before any starts."""
     try:
         with TemporaryDirectory(prefix=".probe-", dir=needs.place.run) as folder:
-            answers = client.run(inspect, needs, Path(folder), on_error="return")
+            answers = client.run(inspect, needs, Path(folder), workers=useful, on_error="return")
             arrived = {path.name for path in Path(folder).iterdir()}
     except OSError as error:
         raise StoreError(f"cannot write into the run's folder {needs.place.run}: {error}.") from error

@@ -51,8 +51,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     """A scheduler whose workers have a GPU, Rust, and Numba alone."""
     with scheduler(tmp_path) as found, ExitStack() as stack:
         for kernel in ("cuda", "rust", "numba"):
-            environment = {"ATC_TEST_KERNEL": kernel}
-            stack.enter_context(worker(found, tmp_path / kernel, "--preload", "worker_kernels", env=environment))
+            arguments = ("--preload", "worker_kernels", "--resources", f"{kernel.upper()}=1")
+            stack.enter_context(worker(found, tmp_path / kernel, *arguments, env={"ATC_TEST_KERNEL": kernel}))
         yield found
 
 
@@ -82,6 +82,9 @@ def test_a_named_kernel_is_needed_of_all_and_memory_counted_by_what_is_taken(
     missing = r"worker tcp://\S+ on \S+, worker tcp://\S+ on \S+: cannot use the kernel cuda: .*pip install"
     with pytest.raises(StoreError, match=missing):
         backtest(store, tmp_path / "run", SETS, Options(scheduler=address, kernel="cuda"))
+    of_gpus = Options(scheduler=address, kernel="cuda", resources=(("CUDA", 1),))
+    run = backtest(store, tmp_path / "of-gpus", SETS[:1], of_gpus)
+    assert (run.state, run.kernels) == ("complete", ("cuda",))
     little = PROCESS_BYTES["cuda"]
     arguments = ("--preload", "worker_kernels", "--memory-limit", str(little))
     with (
