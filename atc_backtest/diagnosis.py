@@ -11,7 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from atc_backtest import __version__
 from atc_backtest.errors import UnavailableError
-from atc_backtest.kernels import KERNELS, get_kernel
+from atc_backtest.kernels import KERNELS, get_kernel, gpu_refusal
+from atc_backtest.kernels.devices import visible_gpus
+from atc_backtest.pipelines.costs import GPU_START_S
+from atc_backtest.pipelines.memory import ram_bytes
 
 PACKAGES = ("numpy", "numba", "zarr", "pyarrow", "dask", "distributed", "typer", "rich")
 
@@ -34,10 +37,8 @@ def diagnose() -> list[Finding]:
         Finding("machine", True, f"{os.cpu_count()} cores, {_memory()}"),
     ]
     findings += [_kernel(name) for name in KERNELS]
-    chosen = get_kernel().name
-    fallback = "" if chosen == "rust" else "Numba takes the Rust kernel's place: the same bits, slower"
-    fallback = fallback or "a GPU is used where it is named: --kernel cuda"
-    findings.append(Finding("kernel auto", True, chosen, fallback))
+    findings.append(_gpus())
+    findings.append(_auto())
     findings.append(_cargo())
     findings += [_package(name) for name in PACKAGES]
     findings.append(_extra("fetch", "aiohttp", "downloads of archive files"))
@@ -56,6 +57,27 @@ def _kernel(name: str) -> Finding:
     except UnavailableError as error:
         return Finding(f"kernel {name}", None, "unavailable", str(error))
     return Finding(f"kernel {name}", True, "available")
+
+
+def _gpus() -> Finding:
+    gpus = visible_gpus()
+    if not gpus:
+        return Finding("GPUs", None, "none")
+    return Finding("GPUs", True, ", ".join(gpus), "backtest uses the first, with --workers N each worker one of them")
+
+
+def _auto() -> Finding:
+    """What `--kernel auto` takes, and why; a GPU is tried here as a run would try it."""
+    cpu, refused = get_kernel().name, gpu_refusal()
+    why = [] if cpu == "rust" else ["Numba takes the Rust kernel's place: the same bits, slower"]
+    if refused is None:
+        why.append(
+            f"cuda has given the bits of {cpu} in a trial; {cpu} where it is done within {GPU_START_S:g} s of cuda"
+        )
+        return Finding("kernel auto", True, f"cuda, or {cpu} for short runs", "; ".join(why))
+    unavailable = not _kernel("cuda").ok
+    why.append("no GPU: kernel cuda is unavailable" if unavailable else f"the GPU is not taken: {refused}")
+    return Finding("kernel auto", True, cpu, "; ".join(why))
 
 
 def _cargo() -> Finding:
@@ -79,8 +101,5 @@ def _extra(extra: str, module: str, what: str) -> Finding:
 
 
 def _memory() -> str:
-    try:
-        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return "memory unknown"
-    return f"{size / 2**30:.1f} GiB of memory"
+    size = ram_bytes()
+    return "memory unknown" if size is None else f"{size / 2**30:.1f} GiB of memory"

@@ -41,7 +41,7 @@ from watching import Watched, watched
 from atc_backtest.config import AtcConfig
 from atc_backtest.kernels import get_kernel
 from atc_backtest.kernels.protocol import F64, Outputs, Prices
-from atc_backtest.pipelines.backtest import PROCESS_BYTES
+from atc_backtest.pipelines.memory import PROCESS_BYTES
 from atc_backtest.pipelines.plan import parse_bytes
 from atc_backtest.stores.opening import open_store
 from atc_backtest.stores.synth import SynthSpec, synth

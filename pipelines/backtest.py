@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +18,14 @@ from atc_backtest import __version__
 from atc_backtest.accounts import ACCOUNT, FILLS, Rules
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import ConfigError
-from atc_backtest.kernels import get_kernel
+from atc_backtest.kernels import AUTO, get_kernel
+from atc_backtest.kernels.devices import visible_gpus
 from atc_backtest.kernels.protocol import EQUITY_SLOTS, Outputs, Prices, StreamKey, StreamLayout, warmup_bars
 from atc_backtest.metrics import bars_per_year
 from atc_backtest.periods import PERIOD, check_period
 from atc_backtest.pipelines import accounting
+from atc_backtest.pipelines.beginning import beginning
+from atc_backtest.pipelines.choosing import choose
 from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.commits import SetAside, say_unnamed, set_aside
 from atc_backtest.pipelines.connecting import check_dashboard, existing_cluster, local_cluster
@@ -30,6 +33,7 @@ from atc_backtest.pipelines.executors import Executor, Failed, Threads, Tick
 from atc_backtest.pipelines.guards import ledger
 from atc_backtest.pipelines.hashing import GROUP_BYTES
 from atc_backtest.pipelines.job import PERIODS, Job, check_saves
+from atc_backtest.pipelines.memory import STAGING_BYTES, process_bytes, ram_bytes
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.plan import Partition, Plan, Shape, make_plan, plan_again
 from atc_backtest.pipelines.runs import (
@@ -38,7 +42,6 @@ from atc_backtest.pipelines.runs import (
     Run,
     check_place,
     check_resumes,
-    create_run,
     discard_unfinished,
     job_at,
     open_run,
@@ -50,9 +53,6 @@ from atc_backtest.pipelines.workers import Needs, own_versions, sources_digest
 from atc_backtest.stores.base import StoreInfo
 from atc_backtest.stores.opening import absolute, open_store, stem
 from atc_backtest.symbol_costs import SymbolCosts, check_symbols
-
-PROCESS_BYTES = {"rust": 360 * 2**20, "numba": 560 * 2**20, "cuda": 800 * 2**20, "reference": 360 * 2**20}
-"""Of a kernel: a process with everything imported and compiled, Numba's compiler included; measured."""
 
 DASK_REPORT = "dask-report.html"
 """In the run's folder, with `Options.dask_report`; no reader of runs looks at it."""
@@ -68,8 +68,8 @@ WRITTEN_BYTES = {"signals": 4, "equity": 5}
 class Options:
     """How a run is carried out and what it leaves behind; nothing but `costs`, of single symbols, changes a figure.
 
-    `workers`: processes of a LocalCluster; `scheduler`: address of an existing one; neither:
-    `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
+    `kernel`: a name, or `auto`, as `choosing` has it. `workers`: processes of a LocalCluster; `scheduler`: address of
+    an existing one; neither: `threads` of this process (default: one per core). `memory_limit`: bytes of all processes.
     `retries`: further attempts at a partition whose error may pass. `period`: one of `periods.PERIODS`, what
     the rows of periods/ are of. `ledger`: the run is entered among the store's trials.
 
@@ -124,8 +124,13 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
     info = open_store(store).info
     chosen = _chosen(info, options.symbols)
     save = check_saves(options.save)
-    kernel = get_kernel(options.kernel).name
     begun = open_run(out) if options.resume else None
+    kernel, plan = choose(
+        options.kernel,
+        lambda name: _plan(_shape(info, chosen, sets, save, name), begun, options),
+        processes=options.workers is not None,
+        elsewhere=options.scheduler is not None,
+    )
     job = Job(
         store=absolute(store),
         run=out.resolve(),
@@ -139,7 +144,7 @@ def prepare(store: str | Path, out: Path, sets: Sequence[RunConfig], options: Op
         kernel=kernel,
         save=save,
         period=check_period(options.period),
-        plan=_plan(_shape(info, chosen, sets, save, kernel), begun, options),
+        plan=plan,
         costs=check_symbols(options.costs, {symbol.name for symbol in info.symbols}, str(store)),
     )
     if begun is not None:
@@ -152,10 +157,10 @@ def _plan(shape: Shape, begun: Run | None, options: Options) -> Plan:
     n_workers = options.workers or options.threads or os.cpu_count() or 1
     clustered = options.workers is not None or options.scheduler is not None
     if begun is None:
-        return make_plan(shape, n_workers, clustered, options.memory_limit, _ram_bytes())
+        return make_plan(shape, n_workers, clustered, options.memory_limit, ram_bytes())
     if shape.symbols != begun.positions:
         raise ConfigError(f"{begun.path} was begun with other --symbols: resume with the same ones.")
-    return plan_again(shape, begun.partitions, n_workers, clustered, options.memory_limit)
+    return plan_again(shape, begun.partitions, n_workers, clustered, options.memory_limit, ram_bytes())
 
 
 def backtest(
@@ -183,23 +188,19 @@ def backtest(
 def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
     """Begin the run or go on with it, for whoever holds `writing`."""
     info = open_store(job.store, job.store_version).info
-    if not options.resume:
-        create_run(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite)
-    run = open_run(job.run)
-    if options.resume:
-        check_resumes(job, run)  # what was prepared from may have been replaced before the lock was ours
-        discard_unfinished(run)
-    if options.ledger:
-        ledger.record(run)
-    done = run.done
-    todo = [p for p in job.plan.partitions if p.index not in done]
-    if not todo:
-        progress.started(job, 0, None)
-        return run
-    compile_kernel(job)
-    work = partial(_run_at, JobPlace.of(run, job))
-    with executor_of(job, options, partial(task_name, job, "backtest")) as executor:
-        progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard)
+    with ExitStack() as stack:
+        with _begun(job, info, options) as run:
+            done = run.done
+            todo = [p for p in job.plan.partitions if p.index not in done]
+            executor = None
+            if todo:
+                executor = stack.enter_context(executor_of(job, options, partial(task_name, job, "backtest")))
+            if options.ledger:
+                ledger.record(run)
+        progress.started(job, sum(_symbol_bars(info, p) for p in todo), executor.dashboard if executor else None)
+        if executor is None:
+            return run
+        work = partial(_run_at, JobPlace.of(run, job))
         unnamed: Sequence[SetAside] = ()
         for outcome in executor.run(work, todo, progress.advanced, options.retries):
             if isinstance(outcome, Failed):
@@ -209,6 +210,19 @@ def _carry_out(job: Job, options: Options, progress: Progress) -> Run:
             progress.kept(run)
     remove_leftovers(run)
     return run
+
+
+@contextmanager
+def _begun(job: Job, info: StoreInfo, options: Options) -> Iterator[Run]:
+    """The run: a new one, which is gone again where the block fails, or the one to go on with."""
+    if not options.resume:
+        with beginning(job, _versions(), [_basis(run, info) for run in job.sets], options.overwrite) as run:
+            yield run
+        return
+    run = open_run(job.run)
+    check_resumes(job, run)  # what was prepared from may have been replaced before the lock was ours
+    discard_unfinished(run)
+    yield run
 
 
 def _check_place(options: Options) -> None:
@@ -250,14 +264,19 @@ def _basis(run: RunConfig, info: StoreInfo) -> Basis:
 
 
 def executor_of(job: Job, options: Options, name_of: Callable[[Any], str]) -> AbstractContextManager[Executor]:
-    """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard."""
+    """Where the options say that partitions of the run at `job.run` go; `name_of` them on a cluster's dashboard.
+
+    What is to be compiled on this machine is: its workers then only read Numba's cache and never race.
+    """
     report = job.run / DASK_REPORT if options.dask_report else None
     setup = Setup(name_of, options.resources, report)
     if options.scheduler is not None:
         return existing_cluster(options.scheduler, setup, needs_of(job))
+    compile_kernel(job)
     if options.workers is not None:
         limit = options.memory_limit
-        share = None if limit is None else (limit - PROCESS_BYTES[job.kernel]) // options.workers
+        share = None if limit is None else (limit - process_bytes(job.kernel)) // options.workers
+        setup = replace(setup, gpus=visible_gpus() if job.kernel in (AUTO, "cuda") else ())
         return local_cluster(options.workers, share, setup, options.dashboard_address)
     return nullcontext(Threads(job.plan.n_workers))
 
@@ -272,7 +291,6 @@ def needs_of(job: Job) -> Needs:
         store_version=job.store_version,
         versions=own_versions(),
         sources=sources_digest(),
-        process_bytes=PROCESS_BYTES[job.kernel],
         task_bytes=job.plan.task_bytes,
     )
 
@@ -288,14 +306,6 @@ def task_name(job: Job, verb: str, partition: Partition) -> str:
     sets = f"set {first}" if first == last else f"sets {first} .. {last}"
     group = f"{stem(job.store).replace('-', '_')}: {verb}"
     return f"{group}-{partition.index}: {symbols}, {sets}, slabs of {job.plan.slab_bars} bars"
-
-
-def _ram_bytes() -> int | None:
-    """This machine's memory; None where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # no POSIX
-        return None
 
 
 def _chosen(info: StoreInfo, names: tuple[str, ...] | None) -> tuple[int, ...]:
@@ -339,11 +349,12 @@ def _shape(
             + (PERIOD.itemsize if PERIODS in save else 0)
             + GROUP_BYTES * (1 + len(save)) // 2
         ),
-        process_bytes=PROCESS_BYTES[kernel],
+        process_bytes=process_bytes(kernel),
         saved_bytes=sum(SAVED_BYTES[name] for name in save),
         written_bytes=max((WRITTEN_BYTES.get(name, 0) for name in save), default=0),
         n_streams=len(layouts),
         kernel=kernel,
+        staging_bytes=STAGING_BYTES.get(kernel, 0),
     )
 
 
@@ -359,7 +370,7 @@ def _versions() -> dict[str, str]:
 
 
 def compile_kernel(job: Job) -> None:
-    """Compile kernel and execution once, here: workers then only read Numba's cache and never race."""
+    """Compile kernel (of `auto` the CPU's) and accounts here, or read what was compiled before."""
     run = job.sets[0]
     kernel = get_kernel(job.kernel)
     close = np.linspace(1.0, 2.0, 8)[None]

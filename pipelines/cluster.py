@@ -59,12 +59,14 @@ class Setup:
     """How items run on a cluster.
 
     `name_of`: an item's name on the dashboard, which groups by what stands before its first `-`. `resources`: of
-    Dask, e.g. GPU: 1, that each item takes while it runs. `report`: where Dask's performance report goes.
+    Dask, e.g. GPU: 1, that each item takes while it runs. `report`: where Dask's performance report goes. `gpus`: of
+    this machine, of which each worker of a local cluster is given one.
     """
 
     name_of: Callable[[Any], str] = str
     resources: tuple[tuple[str, float], ...] = ()
     report: Path | None = None
+    gpus: tuple[str, ...] = ()
 
     @property
     def demands(self) -> str:

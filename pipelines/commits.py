@@ -1,6 +1,6 @@
 """What says that a partition is done, or was set aside: one small JSON file each, named when it is whole.
 
-    commits/part-00000.json   its parts: file, rows, content hash, size and BLAKE2b of the file
+    commits/part-00000.json   its parts: file, rows, content hash, size and BLAKE2b of the file, kernel
     failed/part-00001.json    what failed for good: symbols, sets, error, traceback, attempts
 
 The record in commits/ is written after all parts of the partition have their names: it is the commit. Parts
@@ -33,13 +33,17 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PartRecord:
-    """One committed Parquet file. `file` is relative to the run's folder; `content` as 64 hex digits."""
+    """One committed Parquet file. `file` is relative to the run's folder; `content` as 64 hex digits.
+
+    `kernel`: which computed it; None where that was not recorded.
+    """
 
     file: str
     rows: int
     content: str
     size: int
     blake2b: str
+    kernel: str | None = None
 
     @property
     def sum(self) -> Content:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from atc_backtest.errors import ConfigError, StoreError, UnavailableError
+from atc_backtest.kernels.devices import VISIBLE
 from atc_backtest.pipelines.cluster import Cluster, Setup, import_dask, slots_of
 from atc_backtest.pipelines.executors import Executor
+from atc_backtest.pipelines.memory import process_bytes
 from atc_backtest.pipelines.scratch import PROBE, scratch
 from atc_backtest.pipelines.workers import (
     MESSAGES,
@@ -61,6 +63,8 @@ def local_cluster(
         "distributed.nanny.pre-spawn-environ": ONE_THREAD | QUIET | {"MALLOC_TRIM_THRESHOLD_": 65536},
         "distributed.worker.preload": ["atc_backtest.pipelines.workers"],
     }
+    if setup.gpus:
+        settings[f"distributed.nanny.environ.{VISIBLE}"] = ",".join(setup.gpus)
     with dask.config.set(settings), contextlib.ExitStack() as stack:
         try:
             cluster = distributed.LocalCluster(
@@ -107,13 +111,14 @@ def existing_cluster(address: str, setup: Setup | None = None, needs: Needs | No
         if not client.nthreads():
             raise StoreError(f"the scheduler at {address} has no workers: start some (`dask worker {address}`).")
         _check_versions(client, setup)
-        if not any(slots_of(client, setup.resources).values()):
+        useful = [worker for worker, n in slots_of(client, setup.resources).items() if n]
+        if not useful:
             raise ConfigError(
                 f"no worker of {address} has the resources {setup.demands}: start some with "
                 f'`dask worker {address} --resources "{setup.demands.replace(", ", " ")}"`, or ask for less.'
             )
         if needs is not None:
-            _check_workers(client, needs)
+            _check_workers(client, needs, useful)
         yield Cluster(client, setup, needs)
 
 
@@ -130,11 +135,11 @@ def _check_versions(client: Any, setup: Setup) -> None:
         raise UnavailableError(f"on the scheduler's host, {BOKEH}")
 
 
-def _check_workers(client: Any, needs: Needs) -> None:
-    """Whether every worker has and sees what the job needs, before any work starts."""
+def _check_workers(client: Any, needs: Needs, useful: Sequence[str]) -> None:
+    """Whether the workers that may be given work have and see what the job needs, before any starts."""
     try:
         with scratch(needs.place.run, PROBE) as folder:
-            answers = client.run(inspect, needs, folder, on_error="return")
+            answers = client.run(inspect, needs, folder, workers=useful, on_error="return")
             arrived = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise StoreError(f"cannot write into the run's folder {needs.place.run}: {error}.") from error
@@ -160,10 +165,11 @@ def _unfit_by(answer: Inspected | Exception, needs: Needs, arrived: bool) -> str
             f"writes into another {needs.place.run} than this machine reads: "
             "give an --out on a file system that all hosts share under the same path."
         )
-    least = needs.process_bytes + answer.n_threads * needs.task_bytes
+    least = process_bytes(answer.kernel) + answer.n_threads * needs.task_bytes
     if answer.memory_limit and answer.memory_limit < least:
         return (
-            f"may take {answer.memory_limit:,} bytes for {answer.n_threads} threads, and this run needs {least:,}: "
+            f"may take {answer.memory_limit:,} bytes for {answer.n_threads} threads, and this run needs {least:,} "
+            f"with the kernel {answer.kernel}: "
             "start it with a larger --memory-limit or fewer --nthreads, or lower --memory-limit here."
         )
     return None
@@ -180,9 +186,7 @@ def _refuse(wrong: Mapping[str, str | None]) -> None:
             f"{', '.join(whom[:NAMED])}{' and others' if len(whom) > NAMED else ''}: {why}"
             for why, whom in list(reasons.items())[:NAMED]
         ]
-        raise StoreError(
-            f"not fit for this run: {' '.join(said)} Nothing was computed; a run just begun goes on with --resume."
-        )
+        raise StoreError(f"not fit for this run: {' '.join(said)} Nothing was computed.")
 
 
 def _has_bokeh() -> bool:

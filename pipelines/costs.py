@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Costs:
     """`stream_ns`: a bar of a stream, whose averages and signs sets share; `set_ns`: a bar of one set.
 
-    `lanes`: symbols side by side in a kernel's vectors; fewer cost as much as that many.
+    `lanes`: symbols that are computed at once, in a kernel's vectors or on a device; fewer cost as much as that many.
     """
 
     stream_ns: float
@@ -24,10 +24,17 @@ class Costs:
 KERNEL = {
     "rust": Costs(20, 18),
     "numba": Costs(32, 20),
-    "cuda": Costs(20, 18),
+    "cuda": Costs(0.15, 0.10, lanes=1000),
     "reference": Costs(400_000, 90_000, lanes=1),
 }
-"""By kernel; of cuda not measured, so that of Rust."""
+"""By kernel. Of cuda estimated by counting instructions, not measured: a warp a series, so that up to about a thousand
+take the time of one, 150 ns a bar of a stream and 100 ns a bar of each set."""
+
+GPU_START_S = 10.0
+"""What a GPU costs before its first bar, not measured: CuPy is imported, the kernel compiled and held to the CPU's."""
+
+GPU_WORTH = 0.75
+"""A GPU is taken by itself where the run, its start included, then lasts less than this share: estimates are rough."""
 
 ACCOUNT_NS = 9.0
 """A present bar of one set: fills, costs and sums."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -160,7 +161,7 @@ def commit_parts(job: Job, index: int, writers: Mapping[str, PartWriter]) -> Non
     Nothing committed is replaced: where another attempt was faster, this one's files are dropped. Two that come at
     once take turns, so that a record and the parts that it names are of one attempt.
     """
-    parts = {name: writer.finish() for name, writer in writers.items()}
+    parts = {name: replace(writer.finish(), kernel=job.kernel) for name, writer in writers.items()}
     with in_turn(turn_path(job.run, index)):
         if is_committed(job.run, index):
             return

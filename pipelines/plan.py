@@ -58,6 +58,8 @@ class Shape:
     n_streams: int = 1
     """Of all sets: averages and signs that must be computed apart."""
     kernel: str = "rust"
+    staging_bytes: int = 0
+    """The most that a task holds in memory of what goes to a device and comes back."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,15 @@ def make_plan(
     process. Raises `ConfigError` with the smallest budget that works when the limit is too small.
     Without a limit it aims at half of `ram_bytes`, the machine's, and refuses nothing.
     """
-    budget = memory_limit or (math.inf if ram_bytes is None else ram_bytes // 2)
+    budget = _budget(memory_limit, ram_bytes)
     fixed = _fixed_bytes(shape, n_workers, processes)
     cut = _cut(shape, n_workers)
     levels = _levels(shape, cut)
     chosen = next((level for level in levels if fixed + n_workers * level.task_bytes <= budget), None)
     if chosen is None:
         if memory_limit is not None:
-            raise ConfigError(_refusal(shape, n_workers, processes, memory_limit))
+            needed, alone = (_least(shape, n, processes) for n in (n_workers, 1))
+            raise ConfigError(_too_small(memory_limit, n_workers, needed, alone))
         chosen = min(levels, key=lambda level: level.task_bytes)
     return Plan(
         partitions=_partitions(shape, cut.gathered(chosen.tasks), chosen.sets),
@@ -160,12 +163,18 @@ def make_plan(
 
 
 def plan_again(
-    shape: Shape, partitions: tuple[Partition, ...], n_workers: int, processes: bool, memory_limit: int | None
+    shape: Shape,
+    partitions: tuple[Partition, ...],
+    n_workers: int,
+    processes: bool,
+    memory_limit: int | None,
+    ram_bytes: int | None = None,
 ) -> Plan:
     """The plan of a run that was cut before, into `partitions`: only blocks and reading ahead are chosen anew.
 
-    Raises `ConfigError`, as `make_plan` does, when that cut does not fit into the limit.
+    Raises `ConfigError`, and aims at half of `ram_bytes`, as `make_plan` does.
     """
+    budget = _budget(memory_limit, ram_bytes)
     sizes = [tuple(map(len, chunk_blocks(one.symbols, shape.chunk_symbols))) for one in partitions]
     sets = [stop - start for start, stop in (one.sets for one in partitions)]
     size, most = (max(map(max, sizes)), max(map(sum, sizes))), max(sets)
@@ -173,11 +182,13 @@ def plan_again(
     choices = [*((block, True) for block in blocks), (blocks[-1], False)]
     fixed = _fixed_bytes(shape, n_workers, processes)
     needs = [fixed + n_workers * _task_bytes(shape, size, block, most, ahead) for block, ahead in choices]
-    fitting = [at for at, needed in enumerate(needs) if memory_limit is None or needed <= memory_limit]
-    if not fitting and memory_limit is not None:
-        single = _fixed_bytes(shape, 1, processes) + (min(needs) - fixed) // n_workers
-        raise ConfigError(_too_small(memory_limit, n_workers, min(needs), single))
-    (block, ahead), needed = choices[fitting[0]], needs[fitting[0]]
+    chosen = next((at for at, needed in enumerate(needs) if needed <= budget), None)
+    if chosen is None:
+        if memory_limit is not None:
+            single = _fixed_bytes(shape, 1, processes) + (min(needs) - fixed) // n_workers
+            raise ConfigError(_too_small(memory_limit, n_workers, min(needs), single))
+        chosen = needs.index(min(needs))
+    (block, ahead), needed = choices[chosen], needs[chosen]
     times = [_task_ns(shape, one, n) / 1e9 for one, n in zip(sizes, sets, strict=True)]
     return Plan(
         partitions=partitions,
@@ -193,8 +204,9 @@ def plan_again(
     )
 
 
-def _refusal(shape: Shape, n_workers: int, processes: bool, budget: int) -> str:
-    return _too_small(budget, n_workers, _least(shape, n_workers, processes), _least(shape, 1, processes))
+def _budget(memory_limit: int | None, ram_bytes: int | None) -> float:
+    """Bytes to stay under: the limit, or half of the machine's memory where there is none."""
+    return memory_limit or (math.inf if ram_bytes is None else ram_bytes // 2)
 
 
 def _too_small(budget: int, n_workers: int, needed: int, alone: int) -> str:
@@ -255,8 +267,9 @@ def _task_bytes(shape: Shape, size: tuple[int, int], block: int, sets: int, pref
     read = (2 if prefetch else 1) * (slab + times) + 3 * chunk
     state = symbols * shape.state_bytes + 2 * gathered * sets * shape.set_bytes
     working = 8 * block * (symbols * (sets + shape.n_fields + 3) + 2 * sets + 26)
+    staged = min(shape.staging_bytes, 2 * 8 * block * symbols * (sets + 2))
     saved = 2 * shape.saved_bytes * min(gathered * sets * shape.n_bars, ROW_GROUP + block)
-    return read + state + working + saved
+    return read + state + working + staged + saved
 
 
 def _cut(shape: Shape, n_workers: int) -> _Cut:

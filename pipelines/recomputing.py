@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from atc_backtest.errors import StoreError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of
+from atc_backtest.pipelines.backtest import Options, executor_of
 from atc_backtest.pipelines.executors import Failed, untold
 from atc_backtest.pipelines.job import check_saves
 from atc_backtest.pipelines.partition import run_partition
@@ -28,7 +28,6 @@ def recomputed(run: Run, dataset: str, symbols: Collection[str], sets: tuple[int
     """
     job = job_of(run, get_kernel().name)
     job = replace(job, save=check_saves([dataset]))
-    compile_kernel(job)
     with TemporaryDirectory(prefix="atc-backtest-") as folder:
         again = replace(job, run=Path(folder))
         cut = list(_cut(run, symbols, sets))

@@ -88,8 +88,9 @@ def basis(run: Run) -> list[str]:
     sets: Sequence[dict[str, Any]] = manifest["sets"]
     years = sorted({(one["calendar"], one["bars_per_year"]) for one in sets})
     rules = list(dict.fromkeys(_execution(one) for one in sets))
+    store, kernels = manifest["store"], ", ".join(run.kernels)
     lines = [
-        f"store     {manifest['store']['path']} (version {manifest['store']['version']}), kernel {manifest['kernel']}",
+        f"store     {store['path']} (version {store['version']}), kernel {kernels}",
         "year      " + "; ".join(f"{bars:g} bars (calendar {calendar})" for calendar, bars in years),
         *(f"execution {rule}" for rule in rules[:3]),
     ]

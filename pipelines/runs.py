@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from atc_backtest.config import RunConfig, from_dict
 from atc_backtest.errors import ConfigError, StoreError
+from atc_backtest.kernels import best_kernel
 from atc_backtest.pipelines import commits
 from atc_backtest.pipelines.commits import SetAside, read_json, write_json
 from atc_backtest.pipelines.hashing import Content, run_hash
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 LOCK = "writer.lock"
+REPLACED = ".replaced-"
+"""Begins the name of a folder in the run's, of what it replaces, until it has begun."""
 FORMAT = "atc-backtest run"
 FORMAT_VERSION = 3
 SCHEMA_VERSION = 2
@@ -59,11 +62,14 @@ class Basis:
 
 @contextmanager
 def writing(run: Path) -> Iterator[None]:
-    """The right to begin or to go on with a run, of one process at a time; its folder is made where there is none.
+    """The right to begin or to go on with a run, of one process at a time.
 
-    `StoreError` names the process that has it. The kernel takes it back when that process dies, however it does.
+    The run's folder is made where there is none, and is gone at the end where nothing came into it. `StoreError`
+    names the process that has the right. The kernel takes it back when that process dies, however it does.
     """
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
     with ExitStack() as stack:
+        stack.callback(_remove_empty, made)
         try:
             run.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(run / LOCK, "atc-backtest backtest", f"remove {run / LOCK}"))
@@ -74,9 +80,16 @@ def writing(run: Path) -> Iterator[None]:
         yield
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Innermost first, as long as nothing is in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def check_place(run: Path, overwrite: bool) -> None:
     """`StoreError` when something is where a new run is to be that `overwrite` does not replace: all but a run."""
-    if not _is_occupied(run):
+    if not is_occupied(run):
         return
     if not (run / MANIFEST).is_file():
         raise StoreError(f"{run} exists and is not a run: choose another --out; nothing was touched.")
@@ -87,41 +100,15 @@ def check_place(run: Path, overwrite: bool) -> None:
         )
 
 
-def create_run(job: Job, versions: Mapping[str, str], bases: Sequence[Basis], overwrite: bool) -> None:
-    """Make the run's folder and its manifest; `StoreError` when something is in the way.
-
-    `overwrite` replaces an earlier run, never anything else. For whoever holds `writing`.
-    """
-    check_place(job.run, overwrite)
-    if _is_occupied(job.run):
-        _remove(job.run)
-    try:
-        job.run.mkdir(parents=True, exist_ok=True)
-        _write_manifest(job, versions, bases)
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(f"cannot create the run {job.run}: {error}.") from error
-
-
-def _is_occupied(path: Path) -> bool:
+def is_occupied(path: Path) -> bool:
     """Whether something is there that is more than a lock and the beginning of a run that was killed at once."""
     if not path.is_dir():
         return path.exists()
     return any(child.name != LOCK and not child.match(f".{MANIFEST}.*.tmp") for child in path.iterdir())
 
 
-def _remove(run: Path) -> None:
-    """Commits first and the manifest last: cut short, it leaves a run with fewer parts, not something unknown."""
-    children = (child for child in run.iterdir() if child.name != LOCK)
-    for child in sorted(children, key=lambda child: (child.name == MANIFEST, child.name != commits.COMMITS)):
-        if child.is_dir() and not child.is_symlink():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
-
-
-def _write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis]) -> None:
+def write_manifest(job: Job, versions: Mapping[str, str], bases: Sequence[Basis]) -> None:
+    """What is asked for and how it is cut. `StoreError` when it cannot be written."""
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -199,6 +186,12 @@ class Run:
     @property
     def sets(self) -> tuple[RunConfig, ...]:
         return tuple(from_dict(one["config"]) for one in self.manifest["sets"])
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Those that computed what is committed, by name; until something is, the one that the run was begun with."""
+        computed = {part.kernel for _, parts in commits.records(self.path) for part in parts.values() if part.kernel}
+        return tuple(sorted(computed)) or (self.manifest["kernel"],)
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -319,11 +312,14 @@ class JobPlace:
 
 @lru_cache(maxsize=4)
 def job_at(place: JobPlace) -> Job:
-    """The job, read once in a process. `StoreError` where the folder holds no run, or another one by now."""
+    """The job, read once in a process, with a kernel of this process where it is `auto`.
+
+    `StoreError` where the folder holds no run, or another one by now.
+    """
     run = open_run(place.run)
     if run.manifest["id"] != place.id:
         raise StoreError(f"{place.run} was replaced by another run: begin again.")
-    return replace(job_of(run, place.kernel), plan=place.plan)
+    return replace(job_of(run, best_kernel(place.kernel)), plan=place.plan)
 
 
 def remove_leftovers(run: Run) -> None:
@@ -337,6 +333,8 @@ def discard_unfinished(run: Run) -> None:
     """`remove_leftovers`, and forget what failed: it is tried again."""
     remove_leftovers(run)
     remove_abandoned(run.path)
+    for folder in run.path.glob(f"{REPLACED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
     commits.forget_set_aside(run.path, (failure.partition for failure in run.set_aside))
 
 

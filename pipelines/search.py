@@ -31,11 +31,12 @@ from atc_backtest.errors import ConfigError, StoreError, UnavailableError
 from atc_backtest.metrics import METRIC_COLUMNS
 from atc_backtest.pipelines.axes import MAX_SETS, Axis, Choice, Span, Steps, Value
 from atc_backtest.pipelines.backtest import Options, backtest
+from atc_backtest.pipelines.beginning import create_run
 from atc_backtest.pipelines.commits import read_json, records, write_json
 from atc_backtest.pipelines.job import METRICS, Job
 from atc_backtest.pipelines.parts import PartWriter, commit_parts, schema_of
 from atc_backtest.pipelines.plan import Partition
-from atc_backtest.pipelines.runs import MANIFEST, Basis, Run, create_run, job_of, open_run
+from atc_backtest.pipelines.runs import MANIFEST, Basis, Run, job_of, open_run
 from atc_backtest.pipelines.surface import View, check_view, set_values
 from atc_backtest.pipelines.sweep import Spec, laid_over
 from atc_backtest.stores.opening import open_store
@@ -337,7 +338,8 @@ def _merged(out: Path, n_blocks: int) -> Run:
     for block, start in zip(blocks, firsts, strict=True):
         for _, parts in records(block.path):
             files = {name: block.path / part.file for name, part in parts.items()}
-            _copy_partition(whole, index, files, start)
+            kernel = next((part.kernel for part in parts.values() if part.kernel), whole.kernel)
+            _copy_partition(replace(whole, kernel=kernel), index, files, start)
             index += 1
     return open_run(whole.run)
 

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atc_backtest.errors import ConfigError, StoreError
-from atc_backtest.kernels import get_kernel
 from atc_backtest.pipelines.accounting import Advanced
-from atc_backtest.pipelines.backtest import PROCESS_BYTES, Options, compile_kernel, executor_of, task_name
+from atc_backtest.pipelines.backtest import Options, executor_of, task_name
+from atc_backtest.pipelines.choosing import kernel_of
 from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.job import Job
+from atc_backtest.pipelines.memory import process_bytes
 from atc_backtest.pipelines.plan import Partition, chunk_blocks, format_bytes
 from atc_backtest.pipelines.runs import JobPlace, Run, job_at, job_of, prices_of
 from atc_backtest.pipelines.scratch import PORTFOLIO, scratch
@@ -52,11 +53,10 @@ class _Task:
 
 def summed(run: Run, weights: Weights, param_id: int, options: Options, show: Callable[[int, int], None]) -> F64:
     """`SUMS` over all symbols, [4, bars], relative to the portfolio's value at the last rebalance, without cash."""
-    job = job_of(run, get_kernel(options.kernel).name)
+    job = job_of(run, kernel_of(options.kernel, options.scheduler is not None))
     info = prices_of(job).info
     n_bars = info.n_bars
     _check_memory(job, options, n_bars)
-    compile_kernel(job)
     blocks = sorted({block for part in run.partitions for block in chunk_blocks(part.symbols, info.chunk[0])})
     place = {symbol: at for at, symbol in enumerate(sorted(symbol for block in blocks for symbol in block))}
     total = np.zeros((len(SUMS), 2, n_bars), np.int64)
@@ -89,7 +89,7 @@ def _check_memory(job: Job, options: Options, n_bars: int) -> None:
     """`ConfigError` where the sums of all tasks and of the total do not fit into the limit with what a run needs."""
     workers = options.workers or options.threads or job.plan.n_workers
     processes = 1 + workers if options.workers or options.scheduler else 1
-    needed = processes * PROCESS_BYTES[job.kernel] + workers * job.plan.task_bytes + (workers + 3) * BAR_BYTES * n_bars
+    needed = processes * process_bytes(job.kernel) + workers * job.plan.task_bytes + (workers + 3) * BAR_BYTES * n_bars
     if options.memory_limit is not None and options.memory_limit < needed:
         raise ConfigError(
             f"a memory limit of {format_bytes(options.memory_limit)} is too small for {workers} workers: sums over "

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atc_backtest.errors import ConfigError, DataError, StoreError
-from atc_backtest.kernels import get_kernel
-from atc_backtest.pipelines.backtest import Options, compile_kernel, executor_of, task_name
+from atc_backtest.pipelines.backtest import Options, executor_of, task_name
+from atc_backtest.pipelines.choosing import kernel_of
 from atc_backtest.pipelines.commits import PartRecord, file_digest, read_record
 from atc_backtest.pipelines.executors import Failed, Tick, untold
 from atc_backtest.pipelines.hashing import STEP, Hasher, Key, encoded_rows
@@ -92,12 +92,11 @@ def verify(
     options = options or Options()
     if not 0 < sample <= 1:
         raise ConfigError(f"--sample {sample:g} is not allowed: more than 0, at most 1.")
-    job = job_of(run, get_kernel(options.kernel).name)
+    job = job_of(run, kernel_of(options.kernel, options.scheduler is not None))
     _check_prices(job)
     committed = run.done
     partitions = [partition for partition in run.partitions if partition.index in committed]
     checks = _checks(partitions, sample, seed)
-    compile_kernel(job)
     findings: list[Finding] = []
     job = replace(job, plan=replace(job.plan, n_workers=options.threads or job.plan.n_workers))
     with executor_of(job, options, lambda check: task_name(job, "verify", check.partition)) as executor:

@@ -22,7 +22,8 @@ from typing import Any
 
 import atc_backtest
 from atc_backtest.errors import AtcError, UnavailableError
-from atc_backtest.kernels import get_kernel
+from atc_backtest.kernels import best_kernel, get_kernel
+from atc_backtest.kernels.devices import VISIBLE, named_gpus
 from atc_backtest.pipelines.executors import Tick, UnfitWorkerError
 from atc_backtest.pipelines.runs import JobPlace, job_at
 from atc_backtest.stores.opening import open_store
@@ -41,16 +42,22 @@ BEATS = 8
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask in the workers of a local cluster as they start: Ctrl-C is the client's to hear, who ends them."""
+    """Called by Dask in the workers of a local cluster as they start, before anything of CUDA is loaded.
+
+    Ctrl-C is the client's to hear, who ends them. Of the GPUs that the client named, each is given one, by its number.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gpus = named_gpus(os.environ.get(VISIBLE, ""))
+    if gpus:
+        os.environ[VISIBLE] = gpus[worker.name % len(gpus)]
 
 
 @dataclass(frozen=True)
 class Needs:
     """What a worker must have and see to compute parts of a job: the client's own, to compare with.
 
-    `versions`: of Python and `PACKAGES`; `sources`: digest of this package. `process_bytes`: a process before
-    its first bar; `task_bytes`: each of its threads.
+    `kernel`: a name, or `auto`: the best that a worker has. `versions`: of Python and `PACKAGES`; `sources`: digest of
+    this package. `task_bytes`: of each thread.
     """
 
     place: JobPlace
@@ -60,16 +67,16 @@ class Needs:
     store_version: int
     versions: tuple[tuple[str, str], ...]
     sources: str
-    process_bytes: int
     task_bytes: int
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """What a worker says of itself: `unfit` is None, or what it lacks and what to do."""
+    """What a worker says of itself: `unfit` is None, or what it lacks and what to do; `kernel`: which it would take."""
 
     host: str
     unfit: str | None
+    kernel: str
     n_threads: int
     memory_limit: int | None
 
@@ -188,12 +195,13 @@ async def inspect(needs: Needs, probes: Path, dask_worker: Any) -> Inspected:
     limit = dask_worker.memory_manager.memory_limit
     threads = dask_worker.state.nthreads
     unfit = await asyncio.to_thread(_unfit, needs)
+    kernel = needs.kernel if unfit is not None else await asyncio.to_thread(best_kernel, needs.kernel)
     if unfit is None:
         try:
             (probes / probe_of(dask_worker.address)).touch()
         except OSError as error:
             unfit = f"cannot write into {probes.parent}: {error}."
-    return Inspected(socket.gethostname(), unfit, threads, limit)
+    return Inspected(socket.gethostname(), unfit, kernel, threads, limit)
 
 
 def probe_of(address: str) -> str:

@@ -195,7 +195,7 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--kernel", "reference"], stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"}
     )
-    while not (tmp_path / "run" / "manifest.json").exists():
+    while not (tmp_path / "run" / "metrics").exists():  # it has begun
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)

@@ -32,6 +32,7 @@ from atc_backtest.pipelines.backtest import DASK_REPORT, Options, backtest, need
 from atc_backtest.pipelines.cluster import Setup
 from atc_backtest.pipelines.connecting import existing_cluster, local_cluster
 from atc_backtest.pipelines.executors import Done, Tick, UnfitWorkerError
+from atc_backtest.pipelines.memory import PROCESS_BYTES
 from atc_backtest.pipelines.plan import Partition
 from atc_backtest.pipelines.runs import Run, job_of, open_run
 from atc_backtest.pipelines.verify import verify
@@ -157,13 +158,16 @@ def test_what_makes_a_worker_unfit_is_said(needs: Needs, store: Path, tmp_path: 
 
 
 def test_answers_are_judged(needs: Needs) -> None:
-    sound = Inspected("h", None, 2, None)
+    sound = Inspected("h", None, "numba", 2, None)
     judge = connecting._unfit_by
     assert judge(sound, needs, True) is None
     assert judge(replace(sound, memory_limit=10**12), needs, True) is None
-    least = needs.process_bytes + 2 * needs.task_bytes
+    least = PROCESS_BYTES["numba"] + 2 * needs.task_bytes
     assert judge(replace(sound, memory_limit=least), needs, True) is None
-    assert f"this run needs {least:,}" in (judge(replace(sound, memory_limit=least - 1), needs, True) or "")
+    assert f"this run needs {least:,} with" in (judge(replace(sound, memory_limit=least - 1), needs, True) or "")
+    rust = replace(sound, kernel="rust", memory_limit=least - 1)
+    assert judge(rust, needs, True) is None
+    assert "with the kernel cuda" in (judge(replace(rust, kernel="cuda"), needs, True) or "")
     assert "writes into another" in (judge(sound, needs, False) or "")
     assert "atc-backtest first" in (judge(ModuleNotFoundError("No module named 'atc_backtest'"), needs, False) or "")
 
@@ -223,8 +227,11 @@ def test_two_workers_in_folders_of_their_own_and_an_s3_store(
                 StoreError, match=rf"not fit for this run: worker tcp://\S+ on \S+: cannot open .*{url}"
             ):
                 backtest(url, Path("refused"), [RunConfig()], Options(scheduler=address))
-            assert open_run(Path("refused")).done == frozenset()
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "refused", "one", "two", "three"}
+            before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+            with pytest.raises(StoreError, match="cannot open"):
+                backtest(url, Path("run"), [RunConfig()], Options(scheduler=address, overwrite=True))
+            assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "one", "two", "three"}
 
 
 @slow
@@ -242,9 +249,10 @@ def test_other_versions_missing_packages_and_resources_are_refused_at_connect(
             worker(address, tmp_path / "bare", env=_without_us(tmp_path / "blocked")),
             pytest.raises(StoreError, match=r"worker tcp://\S+: lacks a package .*atc.backtest"),
         ):
-            backtest(store, tmp_path / "run", [RunConfig()], replace(options, resume=True))
+            backtest(store, tmp_path / "run", [RunConfig()], options)
         with pytest.raises(ConfigError, match=r'no worker of tcp.* has the resources GPU=2: .*--resources "GPU=2"'):
-            backtest(store, tmp_path / "run", [RunConfig()], replace(options, resume=True, resources=(("GPU", 2),)))
+            backtest(store, tmp_path / "run", [RunConfig()], replace(options, resources=(("GPU", 2),)))
+    assert not (tmp_path / "run").exists()
 
 
 def _where(item: int, tick: Tick) -> str | None:

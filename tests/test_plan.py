@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atc_backtest.errors import ConfigError
-from atc_backtest.pipelines.costs import LONGEST_NS
+from atc_backtest.pipelines.costs import ACCOUNT_NS, LONGEST_NS
 from atc_backtest.pipelines.plan import Shape, format_bytes, make_plan, parse_bytes, plan_again
 
 
@@ -93,6 +93,30 @@ def test_parts_of_saved_series_are_larger_where_tasks_stay_short_enough() -> Non
     assert found.seconds * 2 / len(found.partitions) <= LONGEST_NS / 1e9
 
 
+@pytest.mark.parametrize("n_sets", [1, 20, 1000])
+def test_a_gpu_is_given_tasks_as_the_cpu_is_and_the_accounts_bound_the_run(n_sets: int) -> None:
+    """1,000 symbols on 16 threads are 16 chunks at once, which together are as many series as a GPU takes at once."""
+    on_cpu = shape(tuple(range(1000)), n_sets)
+    on_gpu = replace(on_cpu, kernel="cuda")
+    cpu, gpu = (make_plan(one, 16, False, None) for one in (on_cpu, on_gpu))
+    assert {len(part.symbols) for part in gpu.partitions} == {64, 40}
+    assert len(gpu.partitions) <= len(cpu.partitions)
+    assert 16 * gpu.seconds / len(gpu.partitions) <= LONGEST_NS / 1e9
+    assert 2 < cpu.seconds / gpu.seconds < 3
+    counted = 1000 * 100_000 * n_sets * ACCOUNT_NS / 1e9 / 16
+    assert counted < gpu.seconds < 4 * counted
+
+
+def test_what_goes_to_a_device_is_counted_up_to_the_most_that_is_on_its_way() -> None:
+    on_gpu = replace(shape(tuple(range(64)), n_sets=100, n_bars=1_000), kernel="cuda")
+    free = make_plan(on_gpu, 1, False, None)
+    staging = make_plan(replace(on_gpu, staging_bytes=10**6), 1, False, None)
+    assert staging.projected_bytes == free.projected_bytes + 10**6
+    most = make_plan(replace(on_gpu, staging_bytes=10**12), 1, False, None)
+    prices_and_signals = 8 * 16_384 * 64 * (2 + 100)
+    assert most.projected_bytes == free.projected_bytes + 2 * prices_and_signals
+
+
 def test_what_is_over_in_a_moment_is_not_split() -> None:
     assert len(make_plan(shape(tuple(range(64)), n_bars=500), 8, False, None).partitions) == 1
 
@@ -130,6 +154,22 @@ def test_without_a_limit_half_of_the_machine_is_aimed_at_and_nothing_refused() -
         make_plan(everything, 1, False, 1)
     least = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
     assert make_plan(everything, 1, False, None, ram_bytes=1).projected_bytes == least
+
+
+def test_a_run_that_goes_on_aims_at_half_of_the_machine_too() -> None:
+    everything = shape(tuple(range(64)), n_sets=2_000, n_bars=1_000)
+    free = make_plan(everything, 1, False, None)
+    cut = free.partitions
+    half = plan_again(everything, cut, 1, False, None, ram_bytes=free.projected_bytes)
+    assert half.partitions == cut
+    assert half.memory_limit is None
+    assert half.block_bars < free.block_bars
+    assert half.projected_bytes <= free.projected_bytes // 2
+    assert plan_again(everything, cut, 1, False, None, ram_bytes=2 * free.projected_bytes).block_bars == free.block_bars
+    with pytest.raises(ConfigError) as refused:
+        plan_again(everything, cut, 1, False, 1)
+    least = int(re.findall(r"\((\d+) bytes\)", str(refused.value))[0])
+    assert plan_again(everything, cut, 1, False, None, ram_bytes=1).projected_bytes == least
 
 
 @given(

@@ -33,7 +33,7 @@ from atc_backtest.pipelines.job import Job
 from atc_backtest.pipelines.partition import PartSummary, run_partition
 from atc_backtest.pipelines.parts import SIGNALS_SCHEMA, PartWriter, series_table
 from atc_backtest.pipelines.plan import Partition, Plan, make_plan
-from atc_backtest.pipelines.runs import JobPlace, Run, job_at, open_run
+from atc_backtest.pipelines.runs import REPLACED, JobPlace, Run, job_at, open_run
 from atc_backtest.pipelines.verify import verify
 
 RUN = RunConfig(AtcConfig())
@@ -288,18 +288,17 @@ def test_a_run_that_was_killed_as_it_began_or_while_it_was_replaced_is_not_in_th
     (tmp_path / "begun" / ".manifest.json.0a1b2c.tmp").write_text("{")
     assert backtest(store, tmp_path / "begun", [RUN], Options(threads=1)).state == "complete"
 
-    def cut(path: Path) -> None:
-        if Path(path).name == "metrics":
-            raise KeyboardInterrupt
-        shutil_rmtree(path)
+    def cut(path: Path, ignore_errors: bool) -> None:
+        raise KeyboardInterrupt
 
-    shutil_rmtree = shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", cut)
     with pytest.raises(KeyboardInterrupt):
         backtest(store, copied.path, SETS, Options(save=ALL, overwrite=True))
     monkeypatch.undo()
     assert open_run(copied.path).done == frozenset()
+    assert len(list(copied.path.glob(f"{REPLACED}*"))) == 1
     assert backtest(store, copied.path, [RUN], Options(threads=1, overwrite=True)).state == "complete"
+    assert not list(copied.path.glob(f"{REPLACED}*"))
 
 
 # Verification

@@ -24,6 +24,7 @@ from atc_backtest.errors import ConfigError
 from atc_backtest.pipelines import runs
 from atc_backtest.pipelines.backtest import Options
 from atc_backtest.pipelines.backtest import backtest as run_over
+from atc_backtest.pipelines.choosing import kernel_of
 from atc_backtest.pipelines.plan import parse_bytes
 from atc_backtest.stores.zarr_store import ZarrStore
 from atc_backtest.symbol_costs import read_costs
@@ -73,7 +74,8 @@ def backtest(
     costs         path of a CSV of single symbols' costs: symbol,fee_bps,slippage_bps,funding_bps
     period        what the rows of "periods" are of, where they are asked for: day, week, month, quarter or year
     kernel, threads, workers, scheduler, memory_limit, overwrite, resume
-                  as of the command `atc-backtest backtest`; they do not change the result
+                  as of the command `atc-backtest backtest`; they do not change the result. kernel "auto" stays on the
+                  CPU of this machine, with a scheduler it is the best of each worker: name "cuda" for the GPU
     progress      show a bar on stderr while the run goes on
 
     A run of which partitions failed comes back with `state` "partial". Raises `ConfigError`, `DataError`, `StoreError`,
@@ -90,7 +92,7 @@ def backtest(
     'lengths.ema'
     """
     options = Options(
-        kernel=kernel,
+        kernel=kernel_of(kernel, scheduler is not None),
         symbols=None if symbols is None else tuple([symbols] if isinstance(symbols, str) else symbols),
         save=tuple([save] if isinstance(save, str) else save),
         period=period,

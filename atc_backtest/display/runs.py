@@ -33,7 +33,7 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
     facts = {
         "run": str(run.path),
         "state": run.state,
-        "kernel": manifest["kernel"],
+        "kernel": ", ".join(run.kernels),
         "symbols": sum(len(p.symbols) for p in run.partitions if p.sets[0] == 0),
         "sets": len(manifest["sets"]),
         "bars": shown.done,
@@ -50,7 +50,7 @@ def show_run(run: Run, shown: ShownRun, as_json: bool) -> None:
         rate = count(shown.done / shown.seconds) if shown.seconds else "-"
         print(
             f"{facts['symbols']} symbols, {shown.done:,} bars in {shown.seconds:.2f} s "
-            f"({rate} bars/s, kernel {manifest['kernel']})"
+            f"({rate} bars/s, kernel {facts['kernel']})"
         )
         print(f"run: {run.path}")
         print(f"hash: {facts['hash']}")
@@ -97,6 +97,9 @@ def described(failure: SetAside) -> str:
 
 def show_interrupted(folder: Path) -> None:
     """How to go on after Ctrl-C."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        print("interrupted before the run had begun: it has left nothing behind.", file=sys.stderr)
+        return
     print(
         f"interrupted: what was committed stays in {folder}. Give the same command with --resume to go on, "
         "or with --overwrite to start again.",

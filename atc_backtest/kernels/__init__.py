@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from atc_backtest.errors import ConfigError, UnavailableError
+from atc_backtest.kernels import trial
 from atc_backtest.kernels.protocol import Kernel
+
+AUTO = "auto"
 
 
 def _make_rust() -> Kernel:
@@ -41,13 +44,25 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
 """Making one raises `UnavailableError` (with the remedy) where it is not installed."""
 
 
-def get_kernel(name: str = "auto") -> Kernel:
-    """The kernel of that name; `auto`: Rust, or Numba where the Rust extension was not built."""
-    if name == "auto":
+def get_kernel(name: str = AUTO) -> Kernel:
+    """The kernel of that name; `auto`: the CPU's, Rust, or Numba where the Rust extension was not built."""
+    if name == AUTO:
         try:
             return _make_rust()
         except UnavailableError:
             return _make_numba()
     if name not in KERNELS:
-        raise ConfigError(f"unknown kernel {name!r}: choose one of auto, {', '.join(KERNELS)}.")
+        raise ConfigError(f"unknown kernel {name!r}: choose one of {AUTO}, {', '.join(KERNELS)}.")
     return KERNELS[name]()
+
+
+def best_kernel(name: str = AUTO) -> str:
+    """`name`; for `auto` the best kernel in this process: the GPU's once it has shown its bits, else the CPU's."""
+    if name != AUTO:
+        return name
+    return "cuda" if gpu_refusal() is None else get_kernel().name
+
+
+def gpu_refusal() -> str | None:
+    """Why `best_kernel` is not the GPU's, as `trial.refusal`; None where it is."""
+    return trial.refusal(KERNELS["cuda"], get_kernel)
