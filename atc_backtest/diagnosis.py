@@ -63,7 +63,7 @@ def _gpus() -> Finding:
     gpus = visible_gpus()
     if not gpus:
         return Finding("GPUs", None, "none")
-    return Finding("GPUs", True, ", ".join(gpus), "backtest uses the first, with --workers N each worker one of them")
+    return Finding("GPUs", True, ", ".join(gpus), "threads spread over them, with --workers N each worker has one")
 
 
 def _auto() -> Finding:

@@ -17,7 +17,7 @@ from cupy_arrays import Steps
 from gpu_bench import CONFIG, Bench, CpuJob, ResidentJob, Size, Spread, room, set_for_a_while
 from gpu_devices import seconds_of
 from gpu_drivers import Landed, Resident
-from gpu_rows import differing, sweep_sets, voting_sets
+from gpu_rows import sweep_sets, voting_sets
 from watching import watched
 
 from atc_backtest.config import AtcConfig
@@ -25,6 +25,7 @@ from atc_backtest.kernels import cuda
 from atc_backtest.kernels.cuda import CudaKernel
 from atc_backtest.kernels.device import Driver
 from atc_backtest.kernels.protocol import F64, Prices
+from atc_backtest.kernels.trial import differing
 
 BUS_TARGET, OVERLAP_TARGET, ARRAYS_TARGET = 0.6, 1.4, 5.0
 ALONE = "one slab at a time"
@@ -226,6 +227,7 @@ from host_device import HostDriver
 from atc_backtest import kernels
 from atc_backtest.cli import main
 from atc_backtest.kernels.cuda import CudaKernel
+from atc_backtest.kernels.trial import differing
 kernels.KERNELS["cuda"] = lambda: CudaKernel(HostDriver())
 main()
 """

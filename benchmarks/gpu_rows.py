@@ -15,6 +15,7 @@ from atc_backtest.config import AtcConfig, PerFamily
 from atc_backtest.kernels.cuda import CudaKernel
 from atc_backtest.kernels.device import Variant
 from atc_backtest.kernels.protocol import F64, OUTPUT_AXES, Kernel, Outputs, Prices, State
+from atc_backtest.kernels.trial import differing
 
 GB = 1e9
 RESIDENT_TARGET, SETS_TARGET = 2e9, 10e9
@@ -125,12 +126,6 @@ def _differences(
             found += differing(np.ascontiguousarray(ours), np.ascontiguousarray(theirs))
             values += ours.size
     return found, values
-
-
-def differing(one: F64, other: F64) -> int:
-    """Values whose bits differ; any NaN is equal to any NaN, 0.0 and -0.0 differ."""
-    same = (one.view(np.int64) == other.view(np.int64)) | (np.isnan(one) & np.isnan(other))
-    return int(one.size - np.count_nonzero(same))
 
 
 def _advanced(

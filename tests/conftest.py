@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filling
 import pytest
 from archive_server import Archive, archive_server
 from hypothesis import settings
@@ -117,3 +118,10 @@ def archive() -> Iterator[Archive]:
     """An archive that has nothing yet, on this machine."""
     with archive_server() as served:
         yield served
+
+
+@pytest.fixture
+def apart() -> Iterator[None]:
+    """As `filling.apart`, for a test."""
+    with filling.apart():
+        yield

@@ -1,13 +1,17 @@
-"""Stores for tests, filled with closes and what else follows from them."""
+"""Stores for tests, filled with closes and what else follows from them, and plans that keep their chunks apart."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from prices import tick_walk
 
+from atc_backtest.pipelines import costs
 from atc_backtest.stores.zarr_store import create_store, open_store
 
 HOUR = 3600 * 10**9
@@ -55,3 +59,18 @@ def fill_store(
     }
     ts = (np.arange(start, start + n_bars) + 473_352) * bar_ns
     store.append(ts, [f"S{i:03d}" for i in range(n_symbols)], {name: everything[name] for name in fields})
+
+
+def three_chunks(path: Path) -> Path:
+    """A store there of three chunks of symbols x 300 hourly bars."""
+    fill_store(path, np.stack([tick_walk(300, seed) for seed in range(130)]))
+    return path
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Plans have a partition a chunk, however soon they are done."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "SHORTEST_NS", 1.0)
+        patch.setattr(costs, "PART_BYTES", 1.0)
+        yield

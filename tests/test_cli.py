@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import atc
 from filling import fill_store
 from prices import tick_walk
-from typer.testing import CliRunner, Result
 
 from atc_backtest import __version__
-from atc_backtest.cli import app
 from atc_backtest.config import from_dict, parse_toml
 from atc_backtest.metrics import METRIC_COLUMNS
 
@@ -34,10 +33,6 @@ def finished(store: Path) -> Path:
     path = store.parent / "finished"
     assert atc("backtest", store, "--out", path, "--fee-bps", 5).exit_code == 0
     return path
-
-
-def atc(*args: object, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args], env=env)
 
 
 def test_version_and_help() -> None:

@@ -14,38 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filling import fill_store
-from prices import tick_walk
-from typer.testing import CliRunner, Result
+from commands import atc
+from filling import three_chunks
 
-from atc_backtest.cli import app
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
-from atc_backtest.pipelines import cluster, commits, costs, parts
+from atc_backtest.pipelines import cluster, commits, parts
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.runs import open_run
 from atc_backtest.pipelines.verify import verify
 
 RUN = RunConfig()
 
+pytestmark = pytest.mark.usefixtures("apart")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three chunks of symbols x 300 hourly bars."""
-    path = tmp_path_factory.mktemp("full") / "prices.zarr"
-    fill_store(path, np.stack([tick_walk(300, seed) for seed in range(130)]))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A partition a chunk, however soon they are done."""
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
-
-
-def atc(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in args])
+    return three_chunks(tmp_path_factory.mktemp("full") / "prices.zarr")
 
 
 def mounted(folder: Path, size: str) -> None:

@@ -18,13 +18,13 @@ from test_cuda import nvrtc
 
 from atc_backtest.config import AtcConfig, PerFamily
 from atc_backtest.kernels.cupy_device import CupyDriver
+from atc_backtest.kernels.trial import differing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import gpu
 import gpu_floor
 from gpu_devices import RATES
-from gpu_rows import differing
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no g++ to run the GPU's code on the CPU")
 QUICK = [name for name in gpu.ROWS if name != "pipeline"]

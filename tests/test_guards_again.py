@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import atc
 from filling import fill_store
 from prices import tick_walk
 from simulated import fill_hundred_days, grid, run_grid
-from typer.testing import CliRunner, Result
 
-from atc_backtest.cli import app
 from atc_backtest.config import AtcConfig, ExecutionConfig, RunConfig
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.pipelines.backtest import Options, backtest
@@ -141,10 +140,6 @@ def test_a_planted_trend_is_no_chance_and_a_walk_is(tmp_path: Path) -> None:
 
 
 # Commands
-
-
-def atc(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 COMMANDS = [

@@ -16,7 +16,6 @@ from prices import tick_walk
 from atc_backtest.config import AtcConfig, RunConfig
 from atc_backtest.errors import StoreError
 from atc_backtest.kernels import get_kernel
-from atc_backtest.pipelines import costs
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.memory import PROCESS_BYTES
 from atc_backtest.pipelines.runs import Run
@@ -57,10 +56,8 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_every_worker_takes_the_best_kernel_that_it_has(
-    store: Path, whole: Run, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, whole: Run, address: str, tmp_path: Path, apart: None
 ) -> None:
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)  # a partition a chunk
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
     options = Options(save=SAVE, scheduler=address)
     run = backtest(store, tmp_path / "run", SETS, options)
     assert len(run.partitions) == 15

@@ -93,13 +93,6 @@ def as_bytes(table: pa.Table) -> bytes:
 
 
 @pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plans that gather no chunks into one task, however short tasks are."""
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
-
-
-@pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch, apart: None) -> None:
     """Plans that cut as finely as they would with a lot of work, over stores that have little."""
     monkeypatch.setattr(costs, "TASK_NS", 0.0)

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from filling import fill_store
+from commands import atc
+from filling import fill_store, three_chunks
 from prices import tick_walk
-from typer.testing import CliRunner, Result
 
-from atc_backtest.cli import app
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import StoreError
-from atc_backtest.pipelines import costs, parts
+from atc_backtest.pipelines import parts
 from atc_backtest.pipelines.backtest import Options, Progress, backtest
 from atc_backtest.pipelines.partition import run_partition
 from atc_backtest.pipelines.runs import LOCK, job_of, open_run, writing
@@ -38,24 +37,12 @@ from atc_backtest.stores.zarr_store import open_store
 ROOT = Path(__file__).resolve().parent.parent
 RUN = RunConfig()
 
+pytestmark = pytest.mark.usefixtures("apart")
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three chunks of symbols x 300 hourly bars."""
-    path = tmp_path_factory.mktemp("faults") / "prices.zarr"
-    fill_store(path, np.stack([tick_walk(300, seed) for seed in range(130)]))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A partition a chunk, however soon they are done."""
-    monkeypatch.setattr(costs, "SHORTEST_NS", 1.0)
-    monkeypatch.setattr(costs, "PART_BYTES", 1.0)
-
-
-def atc(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in args])
+    return three_chunks(tmp_path_factory.mktemp("faults") / "prices.zarr")
 
 
 def holder(run: Path) -> subprocess.Popen[str]:

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from filling import fill_store
+from filling import apart, fill_store
 from prices import tick_walk
 
 from atc_backtest.config import resolve
 from atc_backtest.errors import StoreError
-from atc_backtest.pipelines import costs
 from atc_backtest.pipelines.backtest import Options, backtest
 from atc_backtest.pipelines.runs import Run, open_run
 from atc_backtest.pipelines.verify import verify
@@ -56,9 +55,7 @@ def twelve_chunks(path: Path) -> Path:
 
 def run_apart(store: Path) -> Run:
     """The run that nobody harmed, a partition a chunk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "SHORTEST_NS", 1.0)
-        patch.setattr(costs, "PART_BYTES", 1.0)
+    with apart():
         run = backtest(store, store.parent / "whole", [resolve(environment={})], Options(save=SAVED))
     assert len(run.done) == PARTITIONS
     return run

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import atc
 from filling import fill_store
 from prices import tick_walk
-from typer.testing import CliRunner, Result
 
-from atc_backtest.cli import app
 from atc_backtest.config import RunConfig
 from atc_backtest.errors import AtcError, ConfigError, StoreError, UnavailableError
 from atc_backtest.pipelines import search as searching
@@ -229,10 +228,6 @@ def test_a_block_that_is_partial_stops_the_search(store: Path, tmp_path: Path, m
 
 
 # The command line
-
-
-def atc(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def test_the_command_says_what_is_missing_or_how_to_go_on(

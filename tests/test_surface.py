@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import atc
 from filling import fill_store
 from prices import tick_walk
-from typer.testing import CliRunner, Result
 
-from atc_backtest.cli import app
 from atc_backtest.config import ExecutionConfig, RunConfig
 from atc_backtest.errors import ConfigError, StoreError
 from atc_backtest.metrics import METRIC_COLUMNS
@@ -31,10 +30,6 @@ from atc_backtest.pipelines.surface import Surface, View, set_table, set_values,
 from atc_backtest.pipelines.sweep import expand, read_spec
 
 DAY = 86_400 * 10**9
-
-
-def atc(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from filling import fill_store
+from commands import atc
+from filling import apart, fill_store
 from prices import tick_walk
-from typer.testing import CliRunner, Result
 
-from atc_backtest.cli import app
 from atc_backtest.config import AtcConfig, RunConfig
 from atc_backtest.errors import ConfigError, DataError, StoreError
 from atc_backtest.pipelines import backtest as running
-from atc_backtest.pipelines import costs, executors
+from atc_backtest.pipelines import executors
 from atc_backtest.pipelines.backtest import Options, backtest, prepare
 from atc_backtest.pipelines.commits import file_digest, read_record, write_record
 from atc_backtest.pipelines.executors import Tick, WorkerLostError
@@ -43,10 +42,7 @@ ALL = ("signals", "equity", "trades")
 
 @pytest.fixture(scope="module", autouse=True)
 def _apart() -> Iterator[None]:
-    """A partition for each chunk, however soon it is done."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "SHORTEST_NS", 1.0)
-        patch.setattr(costs, "PART_BYTES", 1.0)
+    with apart():
         yield
 
 
@@ -74,10 +70,6 @@ def copied(finished: Run, tmp_path: Path) -> Run:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "PAUSE_S", 0.001)
-
-
-def atc(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 class Failing:

@@ -57,7 +57,7 @@ def difference(gpu: Kernel, cpu: Kernel) -> str | None:
         for kernel, state, outputs in zip((gpu, cpu), states, given, strict=True):
             kernel.advance(state, prices, outputs)
         for name in OUTPUTS:
-            n = _unequal(getattr(given[0], name), getattr(given[1], name))
+            n = differing(getattr(given[0], name), getattr(given[1], name))
             if n:
                 return f"it gave {n:,} other values of {name} than the {cpu.name} kernel in a trial"
     if not _same_states(*states):
@@ -77,10 +77,10 @@ def _prices() -> F64:
 
 def _same_states(one: State, other: State) -> bool:
     arrays = [[state.equities, *(stream.values for stream in state.streams)] for state in (one, other)]
-    return np.array_equal(one.bars, other.bars) and not any(map(_unequal, *arrays))
+    return np.array_equal(one.bars, other.bars) and not any(map(differing, *arrays))
 
 
-def _unequal(one: F64, other: F64) -> int:
-    """How many values are of other bits; all NaNs are one."""
+def differing(one: F64, other: F64) -> int:
+    """How many values are of other bits; all NaNs are one, 0.0 and -0.0 are two."""
     same = (one.view(np.int64) == other.view(np.int64)) | (np.isnan(one) & np.isnan(other))
     return int(np.count_nonzero(~same))
