@@ -227,7 +227,6 @@ from host_device import HostDriver
 from atc_backtest import kernels
 from atc_backtest.cli import main
 from atc_backtest.kernels.cuda import CudaKernel
-from atc_backtest.kernels.trial import differing
 kernels.KERNELS["cuda"] = lambda: CudaKernel(HostDriver())
 main()
 """
